@@ -1,0 +1,43 @@
+# `make quickstart` and `make test` need nothing but a Python 3.11 to 3.13 with venv: they make .venv and install into it.
+
+# The first interpreter that runs and has a supported version; 3.12 first, the newest that tensorflow-io has wheels for.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
+	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV ?= .venv
+LATEST_VENV ?= .venv-latest
+
+.PHONY: quickstart test test-latest lint install clean
+
+install: $(VENV)/.installed
+
+# The extra `io` brings tensorflow-io with TensorFlow 2.17 where tensorflow-io has wheels, and nothing elsewhere.
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "keras_rafm needs Python 3.11, 3.12 or 3.13: none was found. Name one with 'make PYTHON=/path/to/python'." >&2; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[io,examples,test,lint]'
+	touch $@
+
+# The newest TensorFlow, without tensorflow-io.
+$(LATEST_VENV)/.installed: pyproject.toml
+	test -x $(LATEST_VENV)/bin/python || $(PYTHON) -m venv $(LATEST_VENV)
+	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples,test]'
+	touch $@
+
+quickstart: install
+	$(VENV)/bin/python examples/quickstart.py
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+test-latest: $(LATEST_VENV)/.installed
+	$(LATEST_VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) $(LATEST_VENV) build *.egg-info

@@ -1,0 +1,126 @@
+"""The part of a functional model that lies between a RaFM score and the outputs.
+
+The bi-level update needs the model's outputs with the level score `ŷ_k` in place of `ŷ_m`. So the graph is cut at the
+score and at every other tensor that joins below it, and the part below the cut runs again on each level score, with all
+else held constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_rafm.layer import RaFMLayer
+
+
+class Downstream(NamedTuple):
+    """Where the score of one `RaFMLayer` goes.
+
+    Attributes:
+        layer: The layer.
+        outputs: Which of the model's flat outputs depend on the score.
+        joining: The other tensors that enter below the score, in the order `rerun` expects their values.
+        model: From `[score, *joining]` to those outputs, or `None` where the score is the only such output itself.
+    """
+
+    layer: RaFMLayer
+    outputs: list[int]
+    joining: list[keras.KerasTensor]
+    model: keras.Model | None
+
+    def rerun(self, score: tf.Tensor, joining_values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The outputs with another score, everything else held constant.
+
+        Weights below the score get no gradient, and statistics, seeds and losses there are left as they are.
+
+        Args:
+            score: `[B, 1]`; the outputs are differentiable with respect to it.
+            joining_values: Values of `joining` in the model's own forward pass.
+        """
+        if self.model is None:
+            return [score]
+        held = [(variable, tf.stop_gradient(variable.value)) for variable in self.model.variables]
+        with keras.StatelessScope(state_mapping=held):
+            values = self.model([score, *map(_stop_gradient, joining_values)], training=True)
+        return keras.tree.flatten(values)
+
+
+def find_downstreams(outputs: list[keras.KerasTensor], all_layers: list[keras.layers.Layer]) -> list[Downstream]:
+    """Cut a functional graph at the score of every `RaFMLayer` in it.
+
+    Args:
+        outputs: Flat outputs of the model.
+        all_layers: Every layer of the model, those inside nested models included.
+
+    Raises:
+        ValueError: There is no `RaFMLayer`, one is inside a nested model or called more than once.
+    """
+    nodes = _nodes_above(outputs)
+    found = []
+    for layer in all_layers:
+        if not isinstance(layer, RaFMLayer):
+            continue
+        calls = [node for node in nodes if node.operation is layer]
+        if not calls:
+            raise ValueError(
+                f"The score of {layer.name} must be a tensor of the RaFMModel itself, but {layer.name} is inside a nested "
+                "model or layer. Put the layers of the nested model into the RaFMModel."
+            )
+        if len(calls) > 1:
+            raise ValueError(
+                f"{layer.name} is called {len(calls)} times in a RaFMModel, which can't tell the level scores of the calls "
+                "apart. Use one RaFMLayer per call."
+            )
+        found.append(_cut(layer, calls[0].output_tensors[0], nodes, outputs))
+    if not found:
+        raise ValueError("A RaFMModel needs at least one RaFMLayer between its inputs and its outputs. Received none.")
+    return found
+
+
+def _cut(layer: RaFMLayer, score: keras.KerasTensor, nodes: list[Any], outputs: list[keras.KerasTensor]) -> Downstream:
+    below = {id(score)}
+    joining: dict[int, keras.KerasTensor] = {}
+    for node in nodes:  # parents come before children
+        if any(id(tensor) in below for tensor in node.input_tensors):
+            below.update(id(tensor) for tensor in node.output_tensors)
+    for node in nodes:
+        if any(id(tensor) in below for tensor in node.input_tensors):
+            joining.update((id(tensor), tensor) for tensor in node.input_tensors if id(tensor) not in below)
+    reached = [index for index, output in enumerate(outputs) if id(output) in below]
+    if [id(outputs[index]) for index in reached] == [id(score)]:
+        return Downstream(layer, reached, [], None)
+    tensors = list(joining.values())
+    model = keras.Model([score, *tensors], [outputs[index] for index in reached])
+    return Downstream(layer, reached, tensors, model)
+
+
+def _nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
+    """Every node of the graph that the outputs depend on, parents before children."""
+    ordered: dict[int, Any] = {}
+    stack = [(_node_of(output), False) for output in outputs]
+    while stack:
+        node, parents_done = stack.pop()
+        if id(node) in ordered:
+            continue
+        if parents_done:
+            ordered[id(node)] = node
+        else:
+            stack.append((node, True))
+            stack.extend((_node_of(tensor), False) for tensor in node.input_tensors)
+    return list(ordered.values())
+
+
+def _node_of(tensor: keras.KerasTensor) -> Any:
+    # Keras has no public way to walk a graph; keras.utils.plot_model and every tool around Keras read these attributes.
+    operation, node_index, _ = tensor._keras_history
+    return operation._inbound_nodes[node_index]
+
+
+def _stop_gradient(value: Any) -> Any:
+    if isinstance(value, tf.RaggedTensor):
+        return value.with_flat_values(tf.stop_gradient(value.flat_values))
+    if isinstance(value, tf.SparseTensor):
+        return tf.SparseTensor(value.indices, tf.stop_gradient(value.values), value.dense_shape)
+    return tf.stop_gradient(value)

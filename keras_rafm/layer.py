@@ -1,0 +1,518 @@
+"""`RaFMLayer`: the score of a Rank-Aware Factorization Machine as a Keras layer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_rafm import interactions
+from keras_rafm.interactions import DependentGradient, LevelSums
+from keras_rafm.lookup import DistinctSlots, Rows, sum_rows, sum_scalars
+from keras_rafm.occurrences import occurrences
+from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
+from keras_rafm.scopes import active_recording
+
+# Measured on validation data: see benchmarks/README.md.
+DEFAULT_CROSS_ENTROPY_WEIGHT = 4.0
+DEFAULT_SQUARED_ERROR_WEIGHT = 1.0
+
+_UNSET_SLOT = -1
+_Option = TypeVar("_Option", bound=str)
+
+
+@keras.saving.register_keras_serializable(package="keras_rafm")
+class RaFMLayer(keras.layers.Layer):
+    """Score of a Rank-Aware Factorization Machine (Chen, Zheng, Wang, Ma, Huang, ICML 2019).
+
+    `ŷ = b + Σ_i w_i x_i + Σ_{i<j} <v_i^(q), v_j^(q)> x_i x_j` with `q = min(k_i, k_j)`: every pair of features
+    interacts at the highest rank that both can afford. Only active factors are stored: level `k` has a table `free_k` of
+    `|F_k| − |F_{k+1}|` rows and a table `dependent_k` of `|F_{k+1}|` rows, both `D_k` wide. With one level it is a
+    plain FM.
+
+    In a `keras_rafm.RaFMModel` the lower problem of the bi-level update follows the compiled loss. In any other model the
+    layer adds it itself in training (`add_loss`): per level, the mean squared difference to the next level's score.
+
+    Inputs, one of:
+        - integer ids `[B, F]` (int32 or int64; id −1 is padding), dense or `tf.RaggedTensor`;
+        - `{"ids": ids, "values": values}`, values `x_i` of the same shape, both dense or both ragged;
+        - a `tf.SparseTensor` `[B, num_features]` (column = id, value = value) in row-major order.
+
+    An id that occurs twice in a sample is two terms. A `keras.Model` casts its inputs to the declared dtype before any
+    layer sees them, so that float, NaN or too large ids are noticed here only in a direct call; `RaFMModel`
+    checks first.
+
+    Output: `[B, 1]` in the compute dtype. Sums are computed in float32 (float64 under a float64 policy) whatever the
+    compute dtype, and tables are kept in the variable dtype.
+
+    Args:
+        plan: The `RankPlan`: level of every feature, rank of every level.
+        use_linear: Whether there are weights `w`.
+        use_bias: Whether there is a bias `b`.
+        factors_initializer: Initialiser of the factor tables, or a sequence with one per level. Default: normal, 0.01.
+            Each table draws its own numbers, also from one initialiser with a seed.
+        linear_initializer: Initialiser of `w`.
+        factors_l2: The loss gets `factors_l2 · Σ v²`; a number or a sequence with one per level.
+        factors_l2_scope: `"tables"`: the sum is over the whole tables, in training and in evaluation. `"batch"`: over
+            the distinct rows that the batch reads.
+        linear_l2: The loss gets `linear_l2 · Σ w²`, over the same scope.
+        dependent_gradient: Which loss moves the dependent factors: `"both"` (the upper one through `U_k·T_k` and the
+            lower one; the authors' program), `"lower"` (strict bi-level) or `"upper"` (no imitation).
+        dependent_loss_weight: Weight of the lower losses: a non-negative number, a sequence with one per level
+            `1 … m−1`, or `"auto"`: a measured value that depends on the family of the loss.
+        seed: Integer from which every table's initialisation is drawn, or `None`.
+        **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
+
+    Raises:
+        TypeError: `plan` is not a `RankPlan`.
+        ValueError: An option is not one of those above, or a sequence has the wrong length.
+    """
+
+    built: bool
+
+    def __init__(
+        self,
+        plan: RankPlan | PlanSizes,
+        *,
+        use_linear: bool = True,
+        use_bias: bool = True,
+        factors_initializer: Any = None,
+        linear_initializer: Any = "zeros",
+        factors_l2: float | Sequence[float] = 2.5e-6,
+        factors_l2_scope: str = "tables",
+        linear_l2: float = 0.0,
+        dependent_gradient: DependentGradient = "both",
+        dependent_loss_weight: str | float | Sequence[float] = "auto",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(plan, PlanSizes):
+            raise TypeError(f"`plan` must be a keras_rafm.RankPlan. Received: {plan!r} of type {type(plan).__name__}")
+        super().__init__(autocast=False, **kwargs)
+        # CSR products do not compile under XLA.
+        self.supports_jit = False
+        self._sizes = PlanSizes(plan.ranks, plan.level_sizes, plan.fingerprint)
+        self._initial_slots = plan.slots if isinstance(plan, RankPlan) else None
+        self._slots_are_set = isinstance(plan, RankPlan)
+        self.use_linear = use_linear
+        self.use_bias = use_bias
+        self.factors_initializers = self._one_initializer_per_level(factors_initializer)
+        self.linear_initializer = keras.initializers.get(linear_initializer)
+        self.factors_l2 = _numbers(factors_l2, plan.num_levels, "factors_l2")
+        self.factors_l2_scope = _one_of(factors_l2_scope, ("tables", "batch"), "factors_l2_scope")
+        (self.linear_l2,) = _numbers(linear_l2, 1, "linear_l2")
+        self.dependent_gradient = _one_of(dependent_gradient, ("both", "lower", "upper"), "dependent_gradient")
+        #: `"auto"`, or one weight per level `1 … m−1`.
+        self.dependent_loss_weight: str | tuple[float, ...] = "auto"
+        if dependent_loss_weight != "auto":
+            self.dependent_loss_weight = _numbers(dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight")
+        self.seed = seed
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """`D_1 < … < D_m`."""
+        return self._sizes.ranks
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """`(|F_1|, …, |F_m|)`."""
+        return self._sizes.level_sizes
+
+    @property
+    def num_levels(self) -> int:
+        """`m`."""
+        return self._sizes.num_levels
+
+    @property
+    def num_features(self) -> int:
+        """`|F_1|`: ids are in `[0, num_features)`."""
+        return self._sizes.num_features
+
+    @property
+    def plan(self) -> RankPlan:
+        """The plan, rebuilt from the slot map (without the counts that it was made from)."""
+        self._require_slots()
+        return RankPlan(self._sizes.levels_of_slots(self.slots.numpy()), self.ranks)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create all tables. Their shapes follow from the plan alone, so the input shape is not needed."""
+        del input_shape
+        if self.built:
+            return
+        self.slots = self.add_weight(
+            name="slots",
+            shape=(self.num_features,),
+            dtype="int32",
+            initializer=self._initialize_slots,
+            trainable=False,
+        )
+        over_tables = self.factors_l2_scope == "tables"
+        self.linear_weights = None
+        if self.use_linear:
+            self.linear_weights = self.add_weight(
+                name="linear",
+                shape=(self.num_features,),
+                initializer=self._seeded(self.linear_initializer, 0),
+                regularizer=_l2(self.linear_l2) if over_tables else None,
+            )
+        self.bias_weight = self.add_weight(name="bias", shape=(), initializer="zeros") if self.use_bias else None
+        free_tables: list[keras.Variable] = []
+        dependent_tables: list[keras.Variable] = []
+        for index, (size, above) in enumerate(self._slot_ranges()):
+            options = {"regularizer": _l2(self.factors_l2[index]) if over_tables else None}
+            initializer = self.factors_initializers[index]
+            for kind, (tables, num_rows) in enumerate(((free_tables, size - above), (dependent_tables, above))):
+                if kind == 1 and index == self.num_levels - 1:
+                    continue  # nothing is above the last level
+                tables.append(
+                    self.add_weight(
+                        name=f"{('free', 'dependent')[kind]}_{index + 1}",
+                        shape=(num_rows, self.ranks[index]),
+                        initializer=self._seeded(initializer, 1 + 2 * index + kind),
+                        **options,
+                    )
+                )
+        self.free_tables = tuple(free_tables)
+        self.dependent_tables = tuple(dependent_tables)
+        self._initial_slots = None
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any]:
+        """Nothing: `build` needs the plan's sizes alone."""
+        return {}
+
+    def build_from_config(self, config: Mapping[str, Any]) -> None:
+        """Create all tables."""
+        del config
+        self.build()
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """`ŷ_m`: float `[B, 1]`.
+
+        Raises:
+            TypeError: Ids are not int32 or int64, or values are not numbers.
+            ValueError: Shapes do not fit, or this is a clone whose weights have not been set.
+            tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
+        """
+        linear, levels, penalty = self._sums(inputs)
+        if penalty is not None:
+            self.add_loss(penalty)
+        if training:
+            self._report_level_scores(linear, levels)
+        return self._as_output(interactions.score(linear, levels, self.dependent_gradient))
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
+        """Shape and dtype of the score: Keras infers them here for every kind of input."""
+        del training
+        first = keras.tree.flatten(inputs)[0]
+        return keras.KerasTensor((first.shape[0], 1), dtype=self.compute_dtype)
+
+    def level_scores(self, inputs: Any) -> tf.Tensor:
+        """`ŷ_1 … ŷ_m` of a batch: float `[B, m]`.
+
+        `ŷ_k` is the model cut off at rank `D_k`; `ŷ_1` is a plain FM of rank `D_1` ("RaFM-low").
+
+        Args:
+            inputs: Any kind of input that the layer takes, tensors or NumPy arrays.
+
+        Raises:
+            As `call`.
+        """
+        linear, levels, _ = self._sums(inputs)
+        return tf.concat([self._as_output(s) for s in interactions.level_scores(linear, levels)], axis=1)
+
+    def factors(self, level: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The active factors of a level.
+
+        Args:
+            level: `k` in `1 … m`.
+
+        Returns:
+            Feature ids int32 `[|F_k|]` and their factors `v_i^(k)`, `[|F_k|, D_k]` in the variable dtype.
+
+        Raises:
+            ValueError: There is no such level, or this is a clone whose weights have not been set.
+        """
+        size, _ = self._range_of_level(level)
+        parts = [self.free_tables[level - 1].numpy()]
+        if level < self.num_levels:
+            parts.insert(0, self.dependent_tables[level - 1].numpy())
+        return self._feature_of_slot()[:size], np.concatenate(parts)
+
+    def assign_factors(self, level: int, feature_ids: npt.ArrayLike, matrix: npt.ArrayLike) -> None:
+        """Set the factors `v_i^(k)` of some features of `F_k`: the reverse of `factors`.
+
+        Args:
+            level: `k` in `1 … m`.
+            feature_ids: Ints `[n]`, each of level `k` or above, none twice.
+            matrix: Finite numbers `[n, D_k]`.
+
+        Raises:
+            TypeError: The ids are not integers.
+            ValueError: An id is out of range, of lower level or there twice; shapes do not fit; a number is not finite.
+        """
+        size, above = self._range_of_level(level)
+        ids = self._checked_ids(feature_ids)
+        values = _checked_numbers(matrix, (ids.size, self.ranks[level - 1]), "matrix")
+        slots = self.slots.numpy()[ids]
+        if np.any(slots >= size):
+            raise ValueError(
+                f"`feature_ids` must be of level {level} or above. Received: feature {ids[np.argmax(slots >= size)]}, "
+                f"which has no factors of level {level}"
+            )
+        free = slots >= above
+        _assign_rows(self.free_tables[level - 1], slots[free] - above, values[free])
+        if level < self.num_levels:
+            _assign_rows(self.dependent_tables[level - 1], slots[~free], values[~free])
+
+    def linear(self) -> npt.NDArray[Any]:
+        """The linear weights `w` by feature id: `[num_features]`; zeros without a linear term."""
+        self._require_slots()
+        if self.linear_weights is None:
+            return np.zeros(self.num_features, self.variable_dtype)
+        return self.linear_weights.numpy()[self.slots.numpy()]
+
+    def assign_linear(self, feature_ids: npt.ArrayLike, weights: npt.ArrayLike) -> None:
+        """Set the linear weights `w_i` of some features.
+
+        Args:
+            feature_ids: Ints `[n]`, none twice.
+            weights: Finite numbers `[n]`.
+
+        Raises:
+            TypeError: The ids are not integers.
+            ValueError: The layer has no linear term, an id is out of range or there twice, shapes do not fit, or a
+                number is not finite.
+        """
+        self._require_slots()
+        if self.linear_weights is None:
+            raise ValueError(f"{self.name} has no linear term (use_linear=False)")
+        ids = self._checked_ids(feature_ids)
+        _assign_rows(self.linear_weights, self.slots.numpy()[ids], _checked_numbers(weights, (ids.size,), "weights"))
+
+    def bias(self) -> float:
+        """The bias `b`; 0 without one."""
+        self.build()
+        return 0.0 if self.bias_weight is None else float(self.bias_weight.numpy())
+
+    def assign_bias(self, bias: float) -> None:
+        """Set the bias `b` to a finite number.
+
+        Raises:
+            ValueError: The layer has no bias, or the number is not finite.
+        """
+        self.build()
+        if self.bias_weight is None:
+            raise ValueError(f"{self.name} has no bias (use_bias=False)")
+        self.bias_weight.assign(_checked_numbers(bias, (), "bias"))
+
+    def dependent_loss_weights(self, default: float) -> tuple[float, ...]:
+        """Weights of the lower losses of levels `1 … m−1`; `default` for `"auto"`, zeros in mode `"upper"`."""
+        if self.dependent_gradient == "upper":
+            return (0.0,) * (self.num_levels - 1)
+        if isinstance(self.dependent_loss_weight, str):
+            return (default,) * (self.num_levels - 1)
+        return self.dependent_loss_weight
+
+    def get_config(self) -> dict[str, Any]:
+        """Options, ranks, level sizes and a fingerprint. Levels of single features are in the slot map, a weight."""
+        config = super().get_config()
+        serialize = keras.saving.serialize_keras_object
+        config.update(
+            plan=self._sizes.get_config(),
+            use_linear=self.use_linear,
+            use_bias=self.use_bias,
+            factors_initializer=[serialize(initializer) for initializer in self.factors_initializers],
+            linear_initializer=serialize(self.linear_initializer),
+            factors_l2=self.factors_l2,
+            factors_l2_scope=self.factors_l2_scope,
+            linear_l2=self.linear_l2,
+            dependent_gradient=self.dependent_gradient,
+            dependent_loss_weight=self.dependent_loss_weight,
+            seed=self.seed,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RaFMLayer:
+        """A layer whose tables have the right shapes. It raises when called until its weights are set."""
+        config = dict(config)
+        return cls(PlanSizes(**config.pop("plan")), **config)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the tables and check that they belong to this layer's plan.
+
+        Raises:
+            ValueError: The stored slot map is of another plan.
+        """
+        super().load_own_variables(store)
+        self._slots_are_set = False
+        self._require_slots()
+
+    def _sums(self, inputs: Any) -> tuple[tf.Tensor, list[LevelSums], tf.Tensor | None]:
+        """`b + w·x` (`[B]`), the sums of every level, and the L2 penalty over the batch's rows if that is the scope."""
+        self._require_slots()
+        dtype = "float64" if self.variable_dtype == "float64" else "float32"
+        found = occurrences(inputs, self.num_features, dtype, where=self.name)
+        slots = tf.gather(self.slots.value, found.ids)
+        distinct = DistinctSlots(slots, found.samples, found.values, found.num_samples, self.level_sizes)
+        penalties = []
+
+        linear = tf.zeros([found.num_samples], dtype)
+        if self.linear_weights is not None:
+            rows = distinct.rows(0, self.num_features)
+            weights = tf.cast(tf.gather(self.linear_weights.value, rows.indices), dtype)
+            linear += sum_scalars(weights, rows, rows.values)
+            penalties.append(self.linear_l2 * tf.reduce_sum(tf.square(weights)))
+        if self.bias_weight is not None:
+            linear += tf.cast(self.bias_weight.value, dtype)
+
+        def table_sums(table: keras.Variable, rows: Rows, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
+            """`Σ x_i v_i` (`[B, D]`) and `Σ x_i²|v_i|²` (`[B]`), from the one lookup of the table in a call."""
+            factors = tf.cast(tf.gather(table.value, rows.indices), dtype)
+            squares = tf.reduce_sum(tf.square(factors), axis=1)
+            penalties.append(l2 * tf.reduce_sum(squares))
+            return sum_rows(factors, rows), sum_scalars(squares, rows, tf.square(rows.values))
+
+        levels = []
+        for index, (size, above) in enumerate(self._slot_ranges()):
+            l2 = self.factors_l2[index]
+            free = table_sums(self.free_tables[index], distinct.rows(above, size), l2)
+            if index < self.num_levels - 1:
+                dependent = table_sums(self.dependent_tables[index], distinct.rows(0, above), l2)
+            else:
+                dependent = (tf.zeros_like(free[0]), tf.zeros_like(free[1]))
+            levels.append(LevelSums(*free, *dependent))
+        return linear, levels, tf.add_n(penalties) if self.factors_l2_scope == "batch" else None
+
+    def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelSums]) -> None:
+        if self.num_levels == 1:
+            return
+        scores = [self._as_output(s) for s in interactions.imitating_scores(linear, levels)]
+        recording = active_recording()
+        if recording is not None:
+            recording[self.name] = scores
+            return
+        weights = self.dependent_loss_weights(DEFAULT_SQUARED_ERROR_WEIGHT)
+        for weight, (level_score, next_score) in zip(weights, itertools.pairwise(scores), strict=True):
+            if weight:
+                self.add_loss(weight * tf.reduce_mean(tf.square(tf.stop_gradient(next_score) - level_score)))
+
+    def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
+        return tf.cast(scores, self.compute_dtype)[:, None]
+
+    def _slot_ranges(self) -> list[tuple[int, int]]:
+        """`(|F_k|, |F_{k+1}|)` per level."""
+        return list(zip(self.level_sizes, (*self.level_sizes[1:], 0), strict=True))
+
+    def _range_of_level(self, level: int) -> tuple[int, int]:
+        if level not in range(1, self.num_levels + 1):
+            raise ValueError(f"`level` must be in 1 … {self.num_levels}. Received: level={level}")
+        self._require_slots()
+        return self._slot_ranges()[level - 1]
+
+    def _feature_of_slot(self) -> npt.NDArray[np.int32]:
+        slots = self.slots.numpy()
+        features = np.empty_like(slots)
+        features[slots] = np.arange(slots.size, dtype=slots.dtype)
+        return features
+
+    def _initialize_slots(self, shape: Any, dtype: Any = None) -> tf.Tensor:
+        if self._initial_slots is None:
+            return tf.fill(shape, tf.constant(_UNSET_SLOT, dtype))
+        return tf.constant(self._initial_slots, dtype)
+
+    def _require_slots(self) -> None:
+        """A layer made from a config has no slot map until its weights are set: seen here once, then remembered."""
+        self.build()
+        if self._slots_are_set:
+            return
+        with tf.init_scope():
+            slots = self.slots.numpy()
+        if slots[0] == _UNSET_SLOT:
+            raise ValueError(
+                f"{self.name} was made from a config, which does not say which feature has which level. "
+                "Set its weights (set_weights, load_weights) before using it."
+            )
+        if fingerprint_of_slots(slots) != self._sizes.fingerprint:
+            raise ValueError(
+                f"The weights given to {self.name} are of another RankPlan: its slot map has the fingerprint "
+                f"{fingerprint_of_slots(slots)}, the config {self._sizes.fingerprint}"
+            )
+        self._slots_are_set = True
+
+    def _one_initializer_per_level(self, given: Any) -> tuple[keras.initializers.Initializer, ...]:
+        if given is None:
+            given = keras.initializers.RandomNormal(stddev=0.01)
+        if not isinstance(given, (list, tuple)):
+            given = [given] * self.num_levels
+        if len(given) != self.num_levels:
+            raise ValueError(
+                f"`factors_initializer` must be one initialiser or one per level ({self.num_levels}). "
+                f"Received: {len(given)}"
+            )
+        return tuple(keras.initializers.get(initializer) for initializer in given)
+
+    def _seeded(self, initializer: keras.initializers.Initializer, table: int) -> keras.initializers.Initializer:
+        """A copy that draws numbers of its own: equal seeds would give tables of one shape equal rows."""
+        config = initializer.get_config()
+        if "seed" not in config:
+            return initializer
+        base = config["seed"] if self.seed is None else self.seed
+        if isinstance(base, int):
+            config["seed"] = int(np.random.SeedSequence([base, table]).generate_state(1)[0] >> 1)
+        return initializer.__class__.from_config(config)
+
+    def _checked_ids(self, feature_ids: npt.ArrayLike) -> npt.NDArray[Any]:
+        ids = np.asarray(feature_ids)
+        if ids.ndim != 1:
+            raise ValueError(f"`feature_ids` must be one-dimensional. Received: shape {ids.shape}")
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(f"`feature_ids` must be integers. Received: dtype {ids.dtype}")
+        ids = ids.astype(np.int64)
+        wrong = (ids < 0) | (ids >= self.num_features)
+        if np.any(wrong):
+            raise ValueError(f"`feature_ids` must be in [0, {self.num_features}). Received: {ids[np.argmax(wrong)]}")
+        unique, times = np.unique(ids, return_counts=True)
+        if unique.size != ids.size:
+            raise ValueError(f"`feature_ids` must not repeat. Received feature {unique[np.argmax(times)]} more than once")
+        return ids
+
+
+def _numbers(given: Any, size: int, name: str) -> tuple[float, ...]:
+    numbers = tuple(float(x) for x in given) if isinstance(given, (list, tuple)) else (float(given),) * size
+    if len(numbers) != size:
+        raise ValueError(f"`{name}` must be a number or a sequence of {size}. Received: {given}")
+    if not all(np.isfinite(x) and x >= 0 for x in numbers):
+        raise ValueError(f"`{name}` must be non-negative and finite. Received: {given}")
+    return numbers
+
+
+def _one_of(given: _Option, allowed: tuple[_Option, ...], name: str) -> _Option:
+    if given not in allowed:
+        raise ValueError(f"`{name}` must be one of {allowed}. Received: {given!r}")
+    return given
+
+
+def _l2(factor: float) -> keras.regularizers.Regularizer | None:
+    return keras.regularizers.L2(factor) if factor else None
+
+
+def _checked_numbers(given: npt.ArrayLike, shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+    numbers = np.asarray(given, dtype=np.float64)
+    if numbers.shape != shape:
+        raise ValueError(f"`{name}` must be of shape {shape}. Received: shape {numbers.shape}")
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"`{name}` must be finite. Received: {numbers[~np.isfinite(numbers)][0]}")
+    return numbers
+
+
+def _assign_rows(variable: keras.Variable, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    table = variable.numpy()
+    table[rows] = values
+    variable.assign(table)

@@ -1,0 +1,222 @@
+"""`RaFMModel`: a functional Keras model whose `train_step` does the bi-level update."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_rafm.downstream import Downstream, find_downstreams
+from keras_rafm.imitation import OutputImitation, imitations_of
+from keras_rafm.layer import DEFAULT_CROSS_ENTROPY_WEIGHT, DEFAULT_SQUARED_ERROR_WEIGHT
+from keras_rafm.occurrences import require
+from keras_rafm.scopes import LevelScores, recording_level_scores
+
+
+@keras.saving.register_keras_serializable(package="keras_rafm")
+class RaFMModel(keras.Model):
+    """A functional `keras.Model` that trains its `RaFMLayer`s by the bi-level update (Chen et al., ICML 2019, section 4).
+
+    In one forward and one backward pass, the dependent factors of level `k` learn to imitate the next level:
+    they minimise `L(stop(f(ŷ_{k+1})), f(ŷ_k))`, where `f` is the part of the model below the score, while everything else
+    minimises the compiled loss. `L` follows the compiled loss: cross-entropy for `BinaryCrossentropy` (from logits or
+    from probabilities, without label smoothing), else the squared difference; with the same sample weights, reduction
+    and loss weights. Which gradients the dependent factors take and how much the lower losses weigh are options of
+    `RaFMLayer`.
+
+    `fit` logs `loss` (the compiled loss plus regularisation, as `evaluate`), `dependent_loss_1 …
+    dependent_loss_{m−1}` (unweighted; with the layer's name in front where there are several `RaFMLayer`s) and the metrics.
+
+    Integer inputs are checked before Keras casts them: floats, or integers that the declared dtype can't hold, raise.
+
+    Args:
+        inputs: `keras.Input`s, in any structure that `keras.Model` takes.
+        outputs: Tensors computed from them, at least one through a `RaFMLayer`.
+        name: Name of the model.
+        **kwargs: `trainable` of `keras.Model`.
+
+    Raises:
+        ValueError: There is no `RaFMLayer`, or one is called more than once or is inside a nested model.
+
+    Example:
+
+    ```python
+    ids = keras.Input((10,), dtype="int32", name="ids")
+    model = keras_rafm.RaFMModel(ids, keras_rafm.RaFMLayer(plan)(ids))
+    model.compile(keras.optimizers.Adam(4e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    ```
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        downstreams = find_downstreams(self.outputs, list(self._flatten_layers(include_self=False)))
+        joining = {id(tensor): tensor for downstream in downstreams for tensor in downstream.joining}
+        # Wrapped so that Keras does not take the helper models for parts of this one.
+        self._graph = _CutGraph(downstreams, list(joining.values()), self)
+        self._dependent_loss_trackers: list[keras.metrics.Metric] = []
+        self._loss_weights = None
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
+        """As `keras.Model.compile`; resolves the lower losses from the loss.
+
+        Raises:
+            ValueError: `loss` or `loss_weights` do not fit the outputs.
+        """
+        imitations_of(loss, loss_weights, self.output_names)
+        self._loss_weights = loss_weights
+        if not self._dependent_loss_trackers:
+            self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
+        super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a saved model was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Run the graph on inputs that pass the check of integer inputs."""
+        self._check_integer_inputs(inputs)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One bi-level update: one forward pass, one backward pass."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_integer_inputs(x)
+        with tf.GradientTape() as tape:
+            with recording_level_scores() as level_scores:
+                y_pred, joining_values = self._graph.forward(x)
+            loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+            dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)
+            scaled = self.optimizer.scale_loss(loss + weighted)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+
+        # The loss is divided by the number of replicas since gradients are summed over them; logs are means.
+        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        batch_size = tf.shape(keras.tree.flatten(y_pred)[0])[0]
+        (loss_tracker,) = (metric for metric in self.metrics if metric.name == "loss")
+        loss_tracker.update_state(loss * num_replicas, sample_weight=batch_size)
+        for tracker, value in zip(self._dependent_loss_trackers, dependent_losses, strict=True):
+            tracker.update_state(value * num_replicas, sample_weight=batch_size)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """As `keras.Model.test_step`: the lower losses belong to training alone."""
+        logs = super().test_step(data)
+        for tracker in self._dependent_loss_trackers:
+            logs.pop(tracker.name, None)
+        return logs
+
+    def _dependent_losses(
+        self, level_scores: LevelScores, joining_values: dict[int, tf.Tensor], sample_weight: Any
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The lower loss of every level of every layer, and their weighted sum."""
+        imitations = imitations_of(self.loss, self._loss_weights, self.output_names)
+        weight_of_output = _weight_of_output(sample_weight, self.output_names)
+        losses, weighted = [], []
+        for downstream in self._graph.downstreams:
+            scores = level_scores.get(downstream.layer.name)
+            if scores is None:  # one level, nothing imitates
+                continue
+            joining = [joining_values[id(tensor)] for tensor in downstream.joining]
+            outputs_by_level = [downstream.rerun(score, joining) for score in scores]
+            reached = [(imitations[index], weight_of_output[index]) for index in downstream.outputs]
+            weights = downstream.layer.dependent_loss_weights(_default_weight([imitation for imitation, _ in reached]))
+            for weight, (outputs, next_outputs) in zip(weights, itertools.pairwise(outputs_by_level), strict=True):
+                terms = [
+                    imitation(next_output, output, weights_of_samples)
+                    for (imitation, weights_of_samples), output, next_output in zip(
+                        reached, outputs, next_outputs, strict=True
+                    )
+                    if imitation is not None
+                ]
+                losses.append(tf.add_n(terms) if terms else tf.zeros([], keras.config.floatx()))
+                if weight:
+                    weighted.append(weight * losses[-1])
+        return losses, tf.add_n(weighted) if weighted else tf.zeros([], keras.config.floatx())
+
+    def _check_integer_inputs(self, inputs: Any) -> None:
+        for given, declared in _pair_inputs(inputs, self.input, self.inputs):
+            if given is None or isinstance(given, keras.KerasTensor):
+                continue
+            if not keras.backend.is_int_dtype(declared.dtype):
+                continue
+            given = given if hasattr(given, "dtype") else tf.convert_to_tensor(given)
+            dtype = tf.as_dtype(given.dtype)
+            if not dtype.is_integer:
+                raise TypeError(
+                    f"Input '{declared.name}' of {self.name} must be integers ({declared.dtype}). "
+                    f"Received: dtype {dtype.name}"
+                )
+            limits = tf.as_dtype(declared.dtype)
+            if dtype.min < limits.min or dtype.max > limits.max:
+                flat = given.flat_values if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
+                fits = (flat >= tf.cast(limits.min, dtype)) & (flat <= tf.cast(limits.max, dtype))
+                require(
+                    tf.reduce_all(fits),
+                    f"Input '{declared.name}' of {self.name} must fit {declared.dtype} "
+                    f"([{limits.min}, {limits.max}]). Received the value",
+                    functools.partial(_first_where_not, fits, flat),
+                )
+
+
+def _first_where_not(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    return tf.boolean_mask(values, ~condition)[0]
+
+
+class _CutGraph:
+    """The downstream parts of a model, and a forward pass that also yields what joins them."""
+
+    def __init__(self, downstreams: list[Downstream], joining: list[keras.KerasTensor], model: RaFMModel) -> None:
+        self.downstreams = downstreams
+        self._joining = joining
+        self._outputs = model.output
+        self._num_outputs = len(model.outputs)
+        self._model = keras.Model(model.input, [*model.outputs, *joining]) if joining else model
+
+    def forward(self, x: Any) -> tuple[Any, dict[int, tf.Tensor]]:
+        """The outputs in training mode, and the value of every joining tensor by its `id`."""
+        if not self._joining:
+            return self._model(x, training=True), {}
+        values = self._model(x, training=True)
+        outputs = keras.tree.pack_sequence_as(self._outputs, values[: self._num_outputs])
+        if isinstance(outputs, (list, tuple)) and len(outputs) == 1:
+            outputs = outputs[0]
+        return outputs, {id(t): value for t, value in zip(self._joining, values[self._num_outputs :], strict=True)}
+
+    def dependent_loss_names(self) -> list[str]:
+        several = len(self.downstreams) > 1
+        return [
+            f"{downstream.layer.name}_dependent_loss_{level}" if several else f"dependent_loss_{level}"
+            for downstream in self.downstreams
+            for level in range(1, downstream.layer.num_levels)
+        ]
+
+
+def _default_weight(imitations: list[OutputImitation | None]) -> float:
+    """What `dependent_loss_weight="auto"` means for these losses."""
+    cross_entropy = [imitation.is_cross_entropy for imitation in imitations if imitation is not None]
+    return DEFAULT_CROSS_ENTROPY_WEIGHT if cross_entropy and all(cross_entropy) else DEFAULT_SQUARED_ERROR_WEIGHT
+
+
+def _weight_of_output(sample_weight: Any, output_names: list[str]) -> list[Any]:
+    if isinstance(sample_weight, Mapping):
+        return [sample_weight.get(name) for name in output_names]
+    if isinstance(sample_weight, (list, tuple)):
+        return list(sample_weight)
+    return [sample_weight] * len(output_names)
+
+
+def _pair_inputs(given: Any, declared: Any, flat_declared: list[Any]) -> list[tuple[Any, Any]]:
+    """Each given input beside its `keras.Input`. Where the structures differ, Keras itself says so later."""
+    if isinstance(given, Mapping) and not isinstance(declared, Mapping):
+        return [(given.get(tensor.name), tensor) for tensor in flat_declared]
+    if not keras.tree.is_nested(given) or not keras.tree.is_nested(declared):
+        return [(given, flat_declared[0])] if len(flat_declared) == 1 and not keras.tree.is_nested(given) else []
+    flat_given = keras.tree.flatten(given)
+    return list(zip(flat_given, flat_declared, strict=True)) if len(flat_given) == len(flat_declared) else []

@@ -1,0 +1,196 @@
+"""All kinds of inputs -> one flat list of occurrences, checked.
+
+An occurrence is a feature id with its value in one sample. A sample is a list of them, each its own term, so an id may
+occur more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_rafm.scopes import is_serving
+
+PADDING_ID = -1
+
+
+class Occurrences(NamedTuple):
+    """The occurrences of a batch, in the order of its samples and without padding.
+
+    Attributes:
+        samples: Index of the sample that each occurrence is in, ascending: int64 `[n]`.
+        ids: Feature id of each occurrence: int32 or int64 `[n]`.
+        values: `x_i` of each occurrence: float `[n]`.
+        num_samples: `B`: int64 scalar.
+    """
+
+    samples: tf.Tensor
+    ids: tf.Tensor
+    values: tf.Tensor
+    num_samples: tf.Tensor
+
+
+def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occurrences:
+    """Flatten any kind of input.
+
+    Args:
+        inputs: One of
+            dense or ragged integer ids `[B, F]`;
+            a mapping `{"ids": …, "values": …}` of those with numeric values of the same shape, both dense or both ragged;
+            a `tf.SparseTensor` `[B, num_features]` (column = id, value = value) in row-major order.
+            Id −1 is padding.
+        num_features: Ids are in `[0, num_features)`.
+        dtype: Float dtype that the values get.
+        where: Who asks, for error messages.
+
+    Raises:
+        TypeError: Ids are not int32 or int64, values not numeric, or the kind of input is unknown.
+        ValueError: Shapes that can be seen not to fit while the graph is made.
+        tf.errors.InvalidArgumentError: An id is out of range, ids and values have different shapes, or a value is NaN
+            or infinite, at run time.
+    """
+    if isinstance(inputs, tf.SparseTensor):
+        flat = _from_sparse(inputs, num_features, dtype, where)
+    else:
+        ids, values = _ids_and_values(inputs, where)
+        ragged = isinstance(ids, tf.RaggedTensor)
+        if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
+            raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
+        flat = (_from_ragged if ragged else _from_dense)(ids, values, dtype, where)
+    return _without_padding(flat, num_features, where)
+
+
+def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> None:
+    """Raise `tf.errors.InvalidArgumentError` with the message and the offending value unless the condition holds.
+
+    Args:
+        condition: Bool scalar.
+        message: What was expected and where; the offending value is put behind it.
+        offending: Makes the value to name. It is only computed when the condition fails.
+    """
+    if tf.executing_eagerly():
+        if not condition:
+            raise tf.errors.InvalidArgumentError(None, None, f"{message} {offending().numpy()}")
+        return
+
+    def fail() -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.Assert(False, [message, offending()])]):
+            return tf.constant(False)
+
+    tf.cond(condition, lambda: tf.constant(True), fail)
+
+
+def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
+    ids, values = inputs, None
+    if isinstance(inputs, Mapping):
+        if set(inputs) - {"ids", "values"} or "ids" not in inputs:
+            raise ValueError(
+                f"{where}: a mapping of inputs must have the keys 'ids' and 'values'. Received: {sorted(inputs)}"
+            )
+        ids, values = inputs["ids"], inputs.get("values")
+    ids, values = _as_tensor(ids), None if values is None else _as_tensor(values)
+    if isinstance(ids, tf.SparseTensor) or isinstance(values, tf.SparseTensor):
+        raise TypeError(f"{where}: a tf.SparseTensor holds ids and values at once and must be given alone")
+    if ids.dtype not in (tf.int32, tf.int64):
+        raise TypeError(f"{where}: ids must be int32 or int64. Received: dtype {ids.dtype.name}")
+    if values is not None and not (values.dtype.is_floating or values.dtype.is_integer):
+        raise TypeError(f"{where}: values must be numbers. Received: dtype {values.dtype.name}")
+    for name, tensor in (("ids", ids), ("values", values)):
+        if tensor is not None and tensor.shape.rank not in (None, 2):
+            raise ValueError(
+                f"{where}: `{name}` must be of shape [batch, occurrences]. Received: shape {tuple(tensor.shape)}"
+            )
+    if values is not None and not ids.shape.is_compatible_with(values.shape):
+        raise ValueError(
+            f"{where}: `ids` and `values` must have the same shape. "
+            f"Received: ids {tuple(ids.shape)}, values {tuple(values.shape)}"
+        )
+    return ids, values
+
+
+def _as_tensor(x: Any) -> Any:
+    return x if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)) else tf.convert_to_tensor(x)
+
+
+def _from_dense(ids: tf.Tensor, values: tf.Tensor | None, dtype: str, where: str) -> Occurrences:
+    shape = tf.shape(ids, out_type=tf.int64)
+    if values is not None:
+        require(
+            tf.reduce_all(shape == tf.shape(values, out_type=tf.int64)),
+            f"{where}: `ids` and `values` must have the same shape. Received the shapes",
+            lambda: tf.stack([shape, tf.shape(values, out_type=tf.int64)]),
+        )
+    samples = tf.repeat(tf.range(shape[0]), shape[1])
+    return Occurrences(samples, tf.reshape(ids, [-1]), _flat_values(values, tf.size(ids), dtype), shape[0])
+
+
+def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: str, where: str) -> Occurrences:
+    if ids.ragged_rank != 1 or ids.flat_values.shape.rank not in (None, 1):
+        raise ValueError(f"{where}: ragged ids must be of shape [batch, None]. Received: shape {ids.shape}")
+    flat_values = None
+    if values is not None:
+        flat_values = values.flat_values
+        same_length = tf.equal(tf.size(ids.row_splits), tf.size(values.row_splits))
+        require(
+            tf.cond(
+                same_length,
+                lambda: tf.reduce_all(ids.row_splits == values.row_splits),
+                lambda: tf.constant(False),
+            ),
+            f"{where}: ragged `ids` and `values` must have rows of the same lengths. Received the total lengths",
+            lambda: tf.stack([tf.size(ids.flat_values), tf.size(flat_values)]),
+        )
+    return Occurrences(
+        tf.cast(ids.value_rowids(), tf.int64),
+        ids.flat_values,
+        _flat_values(flat_values, tf.size(ids.flat_values), dtype),
+        tf.cast(ids.nrows(), tf.int64),
+    )
+
+
+def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: str) -> Occurrences:
+    if inputs.shape.rank not in (None, 2):
+        raise ValueError(
+            f"{where}: a tf.SparseTensor must be of shape [batch, num_features={num_features}]. "
+            f"Received: shape {inputs.shape}"
+        )
+    if not (inputs.dtype.is_floating or inputs.dtype.is_integer):
+        raise TypeError(f"{where}: values must be numbers. Received: dtype {inputs.dtype.name}")
+    require(
+        tf.equal(inputs.dense_shape[1], num_features),
+        f"{where}: a tf.SparseTensor must be of shape [batch, num_features={num_features}]. Received the shape",
+        lambda: inputs.dense_shape,
+    )
+    samples = inputs.indices[:, 0]
+    require(
+        tf.reduce_all(samples[1:] >= samples[:-1]),
+        f"{where}: the rows of a tf.SparseTensor must be in order (tf.sparse.reorder does it). Received the first row",
+        lambda: samples[0],
+    )
+    return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0])
+
+
+def _flat_values(values: tf.Tensor | None, size: tf.Tensor, dtype: str) -> tf.Tensor:
+    return tf.ones([size], dtype) if values is None else tf.reshape(tf.cast(values, dtype), [-1])
+
+
+def _without_padding(flat: Occurrences, num_features: int, where: str) -> Occurrences:
+    known = (flat.ids >= 0) & (flat.ids < num_features)
+    if not is_serving():  # an exported model meets features that training never saw
+        legal = known | (flat.ids == PADDING_ID)
+        require(
+            tf.reduce_all(legal),
+            f"{where}: ids must be in [0, {num_features}), or {PADDING_ID} for padding. Received the id",
+            lambda: tf.boolean_mask(flat.ids, ~legal)[0],
+        )
+    kept = tf.where(known)[:, 0]
+    values = tf.gather(flat.values, kept)
+    finite = tf.math.is_finite(values)
+    require(
+        tf.reduce_all(finite),
+        f"{where}: values must be finite. Received the value",
+        lambda: tf.boolean_mask(values, ~finite)[0],
+    )
+    return Occurrences(tf.gather(flat.samples, kept), tf.gather(flat.ids, kept), values, flat.num_samples)

@@ -1,0 +1,372 @@
+"""Which level each feature gets, and what that costs in factors and bytes.
+
+Nothing here needs TensorFlow: a plan can be made, looked at and saved where only NumPy is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+
+_FORMAT = "keras_rafm.RankPlan"
+_FORMAT_VERSION = 1
+_MAX_FEATURES = 2**31 - 1  # slots are int32
+
+
+class PlanSizes:
+    """The ranks of a plan and how many features each level has: all that the shapes of the tables depend on.
+
+    It stays small however many features there are, so it is what a layer's config holds.
+
+    Args:
+        ranks: `D_1 < … < D_m`, one positive rank per level.
+        level_sizes: `|F_1| >= … >= |F_m|`; `F_k` are the features of level `k` or above, `F_1` is every feature.
+        fingerprint: Hex digest of the level order of the features (see `fingerprint_of_slots`).
+
+    Raises:
+        TypeError: A rank or a size is not an integer.
+        ValueError: Ranks are not positive and increasing, or sizes do not fit them.
+    """
+
+    def __init__(self, ranks: Sequence[int], level_sizes: Sequence[int], fingerprint: str) -> None:
+        self._ranks = _checked_ranks(ranks)
+        self._level_sizes = tuple(_as_int(size, "level_sizes") for size in level_sizes)
+        self._fingerprint = str(fingerprint)
+        if len(self._level_sizes) != len(self._ranks):
+            raise ValueError(
+                f"`level_sizes` must have one size per rank. Received: level_sizes={self._level_sizes}, ranks={self._ranks}"
+            )
+        if self._level_sizes[0] < 1 or any(b < 0 or b > a for a, b in itertools.pairwise(self._level_sizes)):
+            raise ValueError(
+                "`level_sizes` must start with the number of features (at least 1) and never grow or be negative. "
+                f"Received: level_sizes={self._level_sizes}"
+            )
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """`D_1 < … < D_m`."""
+        return self._ranks
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """`(|F_1|, …, |F_m|)`: how many features are of level `k` or above."""
+        return self._level_sizes
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the order of the features in the tables: equal for plans whose tables are interchangeable."""
+        return self._fingerprint
+
+    @property
+    def num_levels(self) -> int:
+        """`m`."""
+        return len(self._ranks)
+
+    @property
+    def num_features(self) -> int:
+        """`|F_1|`."""
+        return self._level_sizes[0]
+
+    @property
+    def num_active_factors(self) -> int:
+        """`Σ_k D_k |F_k|`: the number of elements of all factor tables."""
+        return sum(rank * size for rank, size in zip(self._ranks, self._level_sizes, strict=True))
+
+    @property
+    def num_free_factors(self) -> int:
+        """`Σ_k D_k (|F_k| − |F_{k+1}|)`."""
+        return sum(rank * (here - above) for rank, here, above in self._levels_with_next())
+
+    @property
+    def num_dependent_factors(self) -> int:
+        """`Σ_{k<m} D_k |F_{k+1}|`."""
+        return sum(rank * above for rank, _, above in self._levels_with_next())
+
+    def num_bytes(self, bytes_per_factor: int = 4) -> int:
+        """Size of the active factors in bytes, at 4 (float32) or another number of bytes each."""
+        return bytes_per_factor * self.num_active_factors
+
+    def get_config(self) -> dict[str, Any]:
+        """JSON-serialisable; `PlanSizes(**config)` is the reverse."""
+        return {
+            "ranks": list(self._ranks),
+            "level_sizes": list(self._level_sizes),
+            "fingerprint": self._fingerprint,
+        }
+
+    def levels_of_slots(self, slots: npt.ArrayLike) -> IntArray:
+        """Level (1-based) of each slot: `F_k` is the slots below `|F_k|`."""
+        levels = np.zeros(np.shape(slots), np.int32)
+        for size in self._level_sizes:
+            levels += np.asarray(slots) < size
+        return levels
+
+    def _levels_with_next(self) -> list[tuple[int, int, int]]:
+        """`(D_k, |F_k|, |F_{k+1}|)` per level, with `|F_{m+1}| = 0`."""
+        return list(zip(self._ranks, self._level_sizes, (*self._level_sizes[1:], 0), strict=True))
+
+
+class RankPlan(PlanSizes):
+    """The level `k_i` of every feature and the rank `D_k` of every level (Chen et al., ICML 2019, section 3).
+
+    A feature of level `k` has an embedding of every rank `D_1 … D_k`. Levels without features are legal.
+
+    Args:
+        levels: Level of each feature, 1-based: ints `[num_features]` in `1 … len(ranks)`.
+        ranks: `D_1 < … < D_m`, one positive rank per level.
+        counts: How often each feature occurs in the training data: non-negative numbers `[num_features]`, or `None`.
+            Within a level the tables are ordered by falling count, and `summary` reports shares of occurrences.
+
+    Raises:
+        TypeError: Levels or ranks are not integers.
+        ValueError: Ranks are not positive and increasing, a level is outside `1 … len(ranks)`, a count is negative or
+            not finite, there are no features, or the arrays' shapes do not fit.
+
+    Example:
+
+    ```python
+    plan = keras_rafm.RankPlan.from_counts([900, 3, 41], ranks=(8, 32), thresholds=(40,))
+    plan.levels        # array([2, 1, 2], dtype=int32)
+    plan.level_sizes   # (3, 2)
+    ```
+    """
+
+    def __init__(self, levels: npt.ArrayLike, ranks: Sequence[int], counts: npt.ArrayLike | None = None) -> None:
+        ranks = _checked_ranks(ranks)
+        self._levels = _checked_levels(levels, len(ranks))
+        self._counts = None if counts is None else _checked_counts(counts, self._levels.size)
+        self._slots = _slots_by_level_and_count(self._levels, self._counts)
+        sizes = np.bincount(self._levels, minlength=len(ranks) + 1)[1:][::-1].cumsum()[::-1]
+        super().__init__(ranks, sizes.tolist(), fingerprint_of_slots(self._slots))
+
+    @classmethod
+    def from_counts(cls, counts: npt.ArrayLike, ranks: Sequence[int], thresholds: Sequence[float]) -> RankPlan:
+        """Give each feature the level 1 + the number of thresholds that its count exceeds.
+
+        Args:
+            counts: Occurrences of each feature in the *training* data: non-negative numbers `[num_features]`.
+            ranks: `D_1 < … < D_m`.
+            thresholds: `m − 1` increasing, non-negative counts. A feature is above a threshold `t` when `count > t`.
+
+        Returns:
+            The plan, which remembers `counts`.
+
+        Raises:
+            TypeError: Ranks are not integers.
+            ValueError: Thresholds are of the wrong length, negative, NaN or not increasing; or as in `RankPlan`.
+        """
+        ranks = _checked_ranks(ranks)
+        limits = np.asarray(thresholds, dtype=np.float64).reshape(-1)
+        if limits.size != len(ranks) - 1:
+            raise ValueError(
+                f"`thresholds` must have one entry less than `ranks` ({len(ranks) - 1} here). "
+                f"Received: thresholds={tuple(thresholds)}, ranks={ranks}"
+            )
+        if not (np.all(limits >= 0) and np.all(np.diff(limits) > 0)):
+            raise ValueError(f"`thresholds` must be non-negative and increasing. Received: thresholds={tuple(thresholds)}")
+        checked = _checked_counts(counts)
+        levels = np.ones(checked.size, np.int32)
+        for limit in limits:
+            levels += checked > limit
+        return cls(levels, ranks, checked)
+
+    @property
+    def levels(self) -> IntArray:
+        """Level `k_i` of each feature: int32 `[num_features]`, 1-based, read-only."""
+        return _read_only(self._levels)
+
+    @property
+    def counts(self) -> npt.NDArray[Any] | None:
+        """The counts the plan was made with (`[num_features]`, read-only), or `None`."""
+        return None if self._counts is None else _read_only(self._counts)
+
+    @property
+    def slots(self) -> IntArray:
+        """Slot of each feature: int32 `[num_features]`, read-only. Highest level first, then falling count, then id.
+
+        So `F_k` is the features with `slot < level_sizes[k - 1]`.
+        """
+        return _read_only(self._slots)
+
+    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
+        """Print what the plan costs per level, and what plain FMs of its highest and lowest rank would cost.
+
+        Args:
+            print_fn: Called once with the table, in place of `print`.
+        """
+        (print if print_fn is None else print_fn)(self._summary_table())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan to one file (a NumPy `.npz` archive, whatever its name), readable by later versions."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "format": np.array(_FORMAT),
+            "format_version": np.array(_FORMAT_VERSION),
+            "ranks": np.array(self._ranks, np.int64),
+            "levels": self._levels.astype(np.min_scalar_type(self.num_levels)),
+        }
+        if self._counts is not None:
+            arrays["counts"] = self._counts
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RankPlan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not a plan, is damaged, or was written in a newer format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
+            raise ValueError(f"{os.fspath(path)} is not a readable RankPlan file: {error}") from error
+        if str(arrays.get("format", "")) != _FORMAT:
+            raise ValueError(f"{os.fspath(path)} is not a RankPlan file: it has the entries {sorted(arrays)}")
+        version = int(arrays["format_version"])
+        if version > _FORMAT_VERSION:
+            raise ValueError(f"{os.fspath(path)} has RankPlan format {version}; this version reads up to {_FORMAT_VERSION}")
+        return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RankPlan):
+            return NotImplemented
+        return (
+            self._ranks == other._ranks
+            and np.array_equal(self._levels, other._levels)
+            and np.array_equal(self._slots, other._slots)
+        )
+
+    def __repr__(self) -> str:
+        return f"RankPlan(ranks={self._ranks}, level_sizes={self._level_sizes})"
+
+    def _summary_table(self) -> str:
+        total = None if self._counts is None else float(self._counts.sum())
+        rows = [("level", "rank", "features", "occurrences", "free", "dependent", "MB")]
+        for k, (rank, here, above) in enumerate(self._levels_with_next(), start=1):
+            share = "?"
+            if self._counts is not None and total:
+                share = f"{float(self._counts[self._levels == k].sum()) / total:.1%}"
+            free, dependent = rank * (here - above), rank * above
+            rows.append(
+                (
+                    str(k),
+                    str(rank),
+                    f"{here - above:,}",
+                    share,
+                    f"{free:,}",
+                    f"{dependent:,}",
+                    _megabytes(free + dependent),
+                )
+            )
+        rows.append(
+            (
+                "RaFM",
+                "",
+                f"{self.num_features:,}",
+                "" if total is None else "100.0%",
+                f"{self.num_free_factors:,}",
+                f"{self.num_dependent_factors:,}",
+                _megabytes(self.num_active_factors),
+            )
+        )
+        for rank in dict.fromkeys((self._ranks[-1], self._ranks[0])):
+            factors = rank * self.num_features
+            rows.append(
+                (
+                    f"FM-{rank}",
+                    str(rank),
+                    f"{self.num_features:,}",
+                    "",
+                    f"{factors:,}",
+                    "0",
+                    _megabytes(factors),
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        rule = "-" * len(lines[0])
+        lines.insert(1, rule)
+        lines.insert(2 + self.num_levels, rule)
+        return "\n".join(lines)
+
+
+def fingerprint_of_slots(slots: npt.NDArray[np.integer[Any]]) -> str:
+    """Hex digest of a slot map, the same on every platform."""
+    return hashlib.blake2b(np.ascontiguousarray(slots, "<i4").data, digest_size=16).hexdigest()
+
+
+def _slots_by_level_and_count(levels: IntArray, counts: npt.NDArray[Any] | None) -> IntArray:
+    keys = (-levels,) if counts is None else (-counts.astype(np.float64), -levels)  # the last key is the first sorted by
+    feature_of_slot = np.lexsort(keys)
+    slots = np.empty(levels.size, np.int32)
+    slots[feature_of_slot] = np.arange(levels.size, dtype=np.int32)
+    return slots
+
+
+def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
+    checked = tuple(_as_int(rank, "ranks") for rank in ranks)
+    if not checked or checked[0] < 1 or any(b <= a for a, b in itertools.pairwise(checked)):
+        raise ValueError(f"`ranks` must be positive and increasing, at least one. Received: ranks={tuple(ranks)}")
+    return checked
+
+
+def _as_int(value: Any, name: str) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"`{name}` must hold integers. Received: {value!r} of type {type(value).__name__}")
+    return int(value)
+
+
+def _checked_levels(levels: npt.ArrayLike, num_levels: int) -> IntArray:
+    array = np.asarray(levels)
+    if array.ndim != 1 or not 1 <= array.size <= _MAX_FEATURES:
+        raise ValueError(
+            f"`levels` must be one-dimensional with 1 to {_MAX_FEATURES:,} features. Received shape {array.shape}"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"`levels` must be integers. Received dtype {array.dtype}")
+    wrong = np.flatnonzero((array < 1) | (array > num_levels))
+    if wrong.size:
+        raise ValueError(
+            f"`levels` must be in 1 … {num_levels} (one level per rank). "
+            f"Received: levels[{wrong[0]}]={array[wrong[0]]} ({wrong.size} such features)"
+        )
+    return array.astype(np.int32)
+
+
+def _checked_counts(counts: npt.ArrayLike, num_features: int | None = None) -> npt.NDArray[Any]:
+    array = np.asarray(counts)
+    if array.ndim != 1 or array.size < 1 or (num_features is not None and array.size != num_features):
+        expected = "[num_features], at least one feature" if num_features is None else f"[{num_features}], as `levels`"
+        raise ValueError(f"`counts` must be of shape {expected}. Received shape {array.shape}")
+    if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise TypeError(f"`counts` must be numbers. Received dtype {array.dtype}")
+    wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+    if wrong.size:
+        raise ValueError(
+            "`counts` must be non-negative and finite. "
+            f"Received: counts[{wrong[0]}]={array[wrong[0]]} ({wrong.size} such features)"
+        )
+    return array.copy()
+
+
+def _megabytes(factors: int) -> str:
+    return f"{4 * factors / 1e6:,.2f}"
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,52 @@
+"""What a `RaFMLayer` is told about the call it is in.
+
+Told per call and per thread (each replica of a distribution strategy traces in its own), never by a lasting flag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+#: Name of the layer -> its `ŷ_1 … ŷ_m`, each `[B, 1]`, with the gradients of `interactions.imitating_scores`.
+LevelScores = dict[str, list[tf.Tensor]]
+
+_recording: contextvars.ContextVar[LevelScores | None] = contextvars.ContextVar("level_scores", default=None)
+_serving: contextvars.ContextVar[bool] = contextvars.ContextVar("serving", default=False)
+
+
+@contextlib.contextmanager
+def recording_level_scores() -> Iterator[LevelScores]:
+    """Collect the level scores of every `RaFMLayer` that is called in training mode inside.
+
+    A layer hands them over instead of adding a loss of its own, so that no lower loss is ever counted twice.
+    """
+    recorded: LevelScores = {}
+    token = _recording.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _recording.reset(token)
+
+
+def active_recording() -> LevelScores | None:
+    """The innermost open recording of this thread, or `None`."""
+    return _recording.get()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """Inside, graphs are made for an exported model: unknown ids contribute nothing, and nothing has a gradient."""
+    token = _serving.set(True)
+    try:
+        yield
+    finally:
+        _serving.reset(token)
+
+
+def is_serving() -> bool:
+    """Whether the graph being made is that of an exported model."""
+    return _serving.get()

@@ -1,0 +1,221 @@
+"""A model -> a new version directory of a SavedModel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_rafm.imitation import OutputImitation, imitations_of
+from keras_rafm.layer import RaFMLayer
+from keras_rafm.occurrences import PADDING_ID
+from keras_rafm.scopes import serving
+
+
+def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
+    """Write a functional model with a `RaFMLayer` as the next version of a SavedModel, for TF Serving.
+
+    The signature `serving_default` takes named inputs:
+
+    - `ids` `[B, F]` in the dtype of the model's input (int64 for a sparse one); −1 is padding, and ids outside
+      `[0, num_features)` (features unseen in training) contribute nothing;
+    - `values` `[B, F]` in the dtype of the model's input (float32 for a sparse one), where the model takes values; a
+      ragged or sparse model takes them padded in the same way;
+    - any other input of the model under its own name. So do ids and values of a model with several of them.
+
+    It gives `score` (the model's output; the logit for a log-loss model) and, if the model is compiled with a log-loss,
+    `probability`; both `[B, 1]`. With several outputs these are `score_NAME` and `probability_NAME`.
+
+    The version is written beside the model directory under a name that starts with a dot, and then renamed, so a server
+    that watches the directory never sees half of it.
+
+    Args:
+        model: A functional model, `RaFMModel` or other.
+        path: The model directory, which is made if needed. It holds nothing but integer versions.
+
+    Returns:
+        The new version directory: `path/1`, or one above the highest there.
+
+    Raises:
+        TypeError: The model is not functional.
+        ValueError: There is no `RaFMLayer` in the model, the directory holds something else than versions, or an input is
+            ragged or sparse and goes elsewhere than into a `RaFMLayer`.
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(f"`model` must be a functional keras.Model. Received: {model!r} of type {type(model).__name__}")
+    directory = Path(path)
+    inputs = _serving_inputs(model)
+    version = _next_version(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint("serving_default", _serving_function(model, inputs), inputs.specs)
+        archive.write_out(
+            str(unfinished / "model"),
+            tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+            verbose=False,
+        )
+        directory.mkdir(exist_ok=True)
+        (unfinished / "model").rename(directory / str(version))
+    finally:
+        shutil.rmtree(unfinished)
+    return directory / str(version)
+
+
+class _ServingInputs(NamedTuple):
+    """What a request holds, and for each input of the model which parts of it it is made from.
+
+    Attributes:
+        specs: The named tensors of a request.
+        sources: Per input of the model, its kind (`"dense"`, `"ragged"`, `"sparse"`) and the names it is made from:
+            itself, then for a ragged one whose row lengths are those of other ids, the name of these.
+        num_columns: Per input of the model, the columns of a sparse one.
+    """
+
+    specs: list[tf.TensorSpec]
+    sources: list[tuple[str, list[str]]]
+    num_columns: list[int | None]
+
+
+def _serving_inputs(model: keras.Model) -> _ServingInputs:
+    roles = _roles_of_inputs(model)
+    ids_of_layers = {id(ids) for ids, _ in roles}
+    shared = len(ids_of_layers) == 1 and len({id(values) for _, values in roles if values is not None}) <= 1
+    name_of: dict[int, str] = {}
+    ids_of_values: dict[int, Any] = {}
+    for ids, values in roles:
+        if ids is not None:
+            name_of[id(ids)] = "ids" if shared else ids.name
+        if values is not None:
+            name_of[id(values)] = "values" if shared else values.name
+            ids_of_values[id(values)] = ids
+
+    specs: list[tf.TensorSpec] = []
+    sources, num_columns = [], []
+    for tensor in model.inputs:
+        name = name_of.get(id(tensor), tensor.name)
+        columns = None
+        if getattr(tensor, "sparse", False):
+            if id(tensor) not in name_of:
+                raise ValueError(f"Input '{tensor.name}' is sparse and not the input of a RaFMLayer: it can't be exported")
+            values_name = "values" if shared else f"{name}_values"
+            specs += [
+                tf.TensorSpec([None, None], tf.int64, name),
+                tf.TensorSpec([None, None], tensor.dtype, values_name),
+            ]
+            sources.append(("sparse", [name, values_name]))
+            columns = tensor.shape[1]
+        elif getattr(tensor, "ragged", False):
+            if id(tensor) not in name_of:
+                raise ValueError(f"Input '{tensor.name}' is ragged and not the input of a RaFMLayer: it can't be exported")
+            specs.append(tf.TensorSpec([None, None], tensor.dtype, name))
+            lengths_of = ids_of_values.get(id(tensor))
+            sources.append(("ragged", [name] if lengths_of is None else [name, name_of[id(lengths_of)]]))
+        else:
+            specs.append(tf.TensorSpec(tensor.shape, tensor.dtype, name))
+            sources.append(("dense", [name]))
+        num_columns.append(columns)
+    return _ServingInputs(specs, sources, num_columns)
+
+
+def _roles_of_inputs(model: keras.Model) -> list[tuple[Any, Any]]:
+    """Per `RaFMLayer`, the model inputs that are its ids and its values; `None` for what is computed in the graph."""
+    inputs = {id(tensor) for tensor in model.inputs}
+    roles = []
+    for operation in model.operations:
+        if isinstance(operation, RaFMLayer):
+            given = operation.input
+            ids, values = (given["ids"], given.get("values")) if isinstance(given, Mapping) else (given, None)
+            roles.append((ids if id(ids) in inputs else None, values if id(values) in inputs else None))
+    if not roles:
+        raise ValueError(f"{model.name} has no RaFMLayer among its layers")
+    return roles
+
+
+def _serving_function(model: keras.Model, inputs: _ServingInputs) -> Any:
+    heads = _heads(model)
+
+    def serve(*request: tf.Tensor) -> dict[str, tf.Tensor]:
+        by_name = {spec.name: tensor for spec, tensor in zip(inputs.specs, request, strict=True)}
+        fed = [
+            _model_input(kind, [by_name[name] for name in names], columns)
+            for (kind, names), columns in zip(inputs.sources, inputs.num_columns, strict=True)
+        ]
+        with serving():
+            outputs = model(keras.tree.pack_sequence_as(model.input, fed), training=False)
+        response = {}
+        for (suffix, head), output in zip(heads, keras.tree.flatten(outputs), strict=True):
+            response.update({f"{key}{suffix}": value for key, value in head(output).items()})
+        return response
+
+    return serve
+
+
+def _model_input(kind: str, tensors: list[tf.Tensor], num_columns: int | None) -> Any:
+    if kind == "ragged":
+        if len(tensors) == 1:
+            return tf.RaggedTensor.from_tensor(tensors[0], padding=PADDING_ID)
+        values, ids = tensors
+        return tf.RaggedTensor.from_tensor(
+            values, lengths=tf.RaggedTensor.from_tensor(ids, padding=PADDING_ID).row_lengths()
+        )
+    if kind == "sparse":
+        ids, values = tensors
+        kept = tf.where((ids >= 0) & (ids < num_columns))
+        indices = tf.stack([kept[:, 0], tf.gather_nd(ids, kept)], axis=1)
+        shape = tf.stack([tf.shape(ids, out_type=tf.int64)[0], tf.constant(num_columns, tf.int64)])
+        return tf.SparseTensor(indices, tf.gather_nd(values, kept), shape)
+    return tensors[0]
+
+
+def _heads(model: keras.Model) -> list[tuple[str, Any]]:
+    """Per output, the suffix of its names and what a response says of it."""
+    several = len(model.outputs) > 1
+    losses: list[OutputImitation | None] = [None] * len(model.outputs)
+    if model.compiled and model.loss is not None:
+        losses = imitations_of(model.loss, None, model.output_names)
+    heads: list[tuple[str, Any]] = []
+    for name, imitation in zip(model.output_names, losses, strict=True):
+        suffix = f"_{name}" if several else ""
+        if imitation is None or not imitation.is_cross_entropy:
+            heads.append((suffix, _score_only))
+        else:
+            heads.append((suffix, _score_and_probability if imitation.loss.from_logits else _logit_and_probability))
+    return heads
+
+
+def _score_only(output: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"score": output}
+
+
+def _score_and_probability(logit: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"score": logit, "probability": tf.sigmoid(logit)}
+
+
+def _logit_and_probability(probability: tf.Tensor) -> dict[str, tf.Tensor]:
+    # A probability of exactly 0 or 1 in float32 would make an infinite score.
+    limit = tf.constant(1e-7, probability.dtype)
+    clipped = tf.clip_by_value(probability, limit, 1 - limit)
+    return {"score": tf.math.log(clipped) - tf.math.log1p(-clipped), "probability": probability}
+
+
+def _next_version(directory: Path) -> int:
+    if not directory.exists():
+        return 1
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is a file; `path` must be a model directory, which holds integer versions")
+    names = [entry.name for entry in directory.iterdir()]
+    others = [name for name in names if not name.isdecimal()]
+    if others:
+        raise ValueError(
+            f"A model directory must hold nothing but integer versions. Received: {directory}, which holds {sorted(others)}"
+        )
+    return 1 + max(map(int, names), default=0)
