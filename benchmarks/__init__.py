@@ -1,0 +1,1 @@
+"""Measurements behind the defaults and the tables: `python -m benchmarks.NAME`."""

@@ -1,0 +1,39 @@
+"""Run every code block of a Markdown file: Python blocks one after the other in one process, shell blocks with bash.
+
+python tests/run_readme.py README.md
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# Runs everything that this program is a part of; .ci/run calls it by itself.
+NOT_FROM_HERE = "make test"
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def main(path: Path) -> None:
+    text = path.read_text()
+    namespace: dict[str, object] = {"__name__": "readme"}
+    blocks = list(BLOCK.finditer(text))
+    if not blocks or text.count("\n```") != 2 * len(blocks):
+        sys.exit(f"{path}: every code block must name its language")
+    for block in blocks:
+        language, code = block.groups()
+        line = text[: block.start()].count("\n") + 2
+        print(f"-- {path}:{line} ({language})", flush=True)
+        if language == "python":
+            exec(compile("\n" * (line - 1) + code, str(path), "exec"), namespace)
+        elif language == "sh":
+            commands = "\n".join(command for command in code.splitlines() if command != NOT_FROM_HERE)
+            subprocess.run(["bash", "-euo", "pipefail", "-c", commands], check=True)
+        else:
+            sys.exit(f"{path}:{line}: don't know how to run {language}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
