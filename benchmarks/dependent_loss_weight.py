@@ -25,8 +25,8 @@ from examples.comparison import Settings, Split, level_scores, train
 #: name -> (reader, ranks, thresholds, settings). The L2 of the rating sets was chosen on their validation data.
 CASES: dict[str, tuple[Callable[[Path], Split], tuple[int, ...], tuple[int, ...], Settings]] = {
     "frappe": (datasets.frappe, (64, 256), (256,), Settings()),
-    "ml-100k": (datasets.ml_100k, (4, 16), (100,), Settings(task="regression", factors_l2=5e-5)),
-    "yelp": (datasets.yelp, (4, 16), (20,), Settings(task="regression", factors_l2=5e-5)),
+    "ml-100k": (datasets.ml_100k, (4, 16), (100,), Settings(task="regression", factors_l2=5e-5, patience=10)),
+    "yelp": (datasets.yelp, (4, 16), (20,), Settings(task="regression", factors_l2=5e-4, patience=10)),
 }
 
 

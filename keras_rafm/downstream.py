@@ -33,7 +33,8 @@ class Downstream(NamedTuple):
     def rerun(self, score: tf.Tensor, joining_values: list[tf.Tensor]) -> list[tf.Tensor]:
         """The outputs with another score, everything else held constant.
 
-        Weights below the score get no gradient, and statistics, seeds and losses there are left as they are.
+        Weights below the score get no gradient, statistics and seeds there stay as they are, and losses that layers add
+        there are not added again (those of the model's own pass are forgotten: ask for them before).
 
         Args:
             score: `[B, 1]`; the outputs are differentiable with respect to it.
@@ -92,8 +93,23 @@ def _cut(layer: RaFMLayer, score: keras.KerasTensor, nodes: list[Any], outputs: 
     if [id(outputs[index]) for index in reached] == [id(score)]:
         return Downstream(layer, reached, [], None)
     tensors = list(joining.values())
-    model = keras.Model([score, *tensors], [outputs[index] for index in reached])
-    return Downstream(layer, reached, tensors, model)
+    nodes_below = [node for node in nodes if any(id(tensor) in below for tensor in node.input_tensors)]
+    return Downstream(layer, reached, tensors, _model_of([score, *tensors], nodes_below, [outputs[i] for i in reached]))
+
+
+def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[keras.KerasTensor]) -> keras.Model:
+    """The nodes as a model of their own, with a new `keras.Input` in place of each of the given tensors.
+
+    `keras.Model(inputs, outputs)` on tensors from the middle of a graph does the same unless an output is one of the
+    inputs, or a layer is used both above and below the cut: there it fails.
+    """
+    new_inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse) for tensor in inputs]
+    new_tensors = {id(tensor): new for tensor, new in zip(inputs, new_inputs, strict=True)}
+    for node in nodes:
+        args, kwargs = node.arguments.fill_in(new_tensors)
+        results = keras.tree.flatten(node.operation(*args, **kwargs))
+        new_tensors.update((id(tensor), new) for tensor, new in zip(node.output_tensors, results, strict=True))
+    return keras.Model(new_inputs, [new_tensors[id(output)] for output in outputs])
 
 
 def _nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:

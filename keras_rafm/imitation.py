@@ -36,6 +36,16 @@ class OutputImitation(NamedTuple):
         return self.weight * tf.reduce_sum(value)
 
 
+def names_of_outputs(model: keras.Model) -> list[str]:
+    """The names that `compile` and `fit` know the flat outputs of a functional model by.
+
+    They are the keys of outputs given as a dict, else the names of the layers that the outputs come from.
+    """
+    if isinstance(model.output, Mapping):
+        return [str(path[0]) for path, _ in keras.tree.flatten_with_path(model.output)]
+    return list(model.output_names)
+
+
 def imitations_of(loss: Any, loss_weights: Any, output_names: list[str]) -> list[OutputImitation | None]:
     """The lower loss of every output of a model.
 

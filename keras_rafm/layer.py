@@ -109,9 +109,11 @@ class RaFMLayer(keras.layers.Layer):
         self.dependent_gradient = _one_of(dependent_gradient, ("both", "lower", "upper"), "dependent_gradient")
         #: `"auto"`, or one weight per level `1 … m−1`.
         self.dependent_loss_weight: str | tuple[float, ...] = "auto"
-        if dependent_loss_weight != "auto":
+        if not (isinstance(dependent_loss_weight, str) and dependent_loss_weight == "auto"):
             self.dependent_loss_weight = _numbers(dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight")
-        self.seed = seed
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
+            raise TypeError(f"`seed` must be an integer or None. Received: {seed!r}")
+        self.seed = None if seed is None else int(seed)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -151,6 +153,8 @@ class RaFMLayer(keras.layers.Layer):
             initializer=self._initialize_slots,
             trainable=False,
         )
+        # The layer's own autocast=False is not enough: under a mixed policy, whole tables would be cast.
+        exact: dict[str, Any] = {"autocast": False}
         over_tables = self.factors_l2_scope == "tables"
         self.linear_weights = None
         if self.use_linear:
@@ -159,12 +163,15 @@ class RaFMLayer(keras.layers.Layer):
                 shape=(self.num_features,),
                 initializer=self._seeded(self.linear_initializer, 0),
                 regularizer=_l2(self.linear_l2) if over_tables else None,
+                **exact,
             )
-        self.bias_weight = self.add_weight(name="bias", shape=(), initializer="zeros") if self.use_bias else None
+        self.bias_weight = None
+        if self.use_bias:
+            self.bias_weight = self.add_weight(name="bias", shape=(), initializer="zeros", **exact)
         free_tables: list[keras.Variable] = []
         dependent_tables: list[keras.Variable] = []
         for index, (size, above) in enumerate(self._slot_ranges()):
-            options = {"regularizer": _l2(self.factors_l2[index]) if over_tables else None}
+            options = {"regularizer": _l2(self.factors_l2[index]) if over_tables else None, **exact}
             initializer = self.factors_initializers[index]
             for kind, (tables, num_rows) in enumerate(((free_tables, size - above), (dependent_tables, above))):
                 if kind == 1 and index == self.num_levels - 1:
@@ -322,9 +329,13 @@ class RaFMLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Options, ranks, level sizes and a fingerprint. Levels of single features are in the slot map, a weight."""
         config = super().get_config()
+        sizes = self._sizes.get_config()
+        if self.built and self._slots_are_set:
+            # set_weights may have brought the slot map of another plan of the same sizes.
+            sizes["fingerprint"] = fingerprint_of_slots(self.slots.numpy())
         serialize = keras.saving.serialize_keras_object
         config.update(
-            plan=self._sizes.get_config(),
+            plan=sizes,
             use_linear=self.use_linear,
             use_bias=self.use_bias,
             factors_initializer=[serialize(initializer) for initializer in self.factors_initializers],
@@ -393,11 +404,12 @@ class RaFMLayer(keras.layers.Layer):
     def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelSums]) -> None:
         if self.num_levels == 1:
             return
-        scores = [self._as_output(s) for s in interactions.imitating_scores(linear, levels)]
+        scores = interactions.imitating_scores(linear, levels)
         recording = active_recording()
         if recording is not None:
-            recording[self.name] = scores
+            recording[self.name] = [self._as_output(s) for s in scores]
             return
+        # Not in the compute dtype: squares of small differences vanish in float16.
         weights = self.dependent_loss_weights(DEFAULT_SQUARED_ERROR_WEIGHT)
         for weight, (level_score, next_score) in zip(weights, itertools.pairwise(scores), strict=True):
             if weight:
@@ -460,12 +472,14 @@ class RaFMLayer(keras.layers.Layer):
 
     def _seeded(self, initializer: keras.initializers.Initializer, table: int) -> keras.initializers.Initializer:
         """A copy that draws numbers of its own: equal seeds would give tables of one shape equal rows."""
-        config = initializer.get_config()
+        config = initializer.get_config() if isinstance(initializer, keras.initializers.Initializer) else {}
         if "seed" not in config:
             return initializer
         base = config["seed"] if self.seed is None else self.seed
         if isinstance(base, int):
-            config["seed"] = int(np.random.SeedSequence([base, table]).generate_state(1)[0] >> 1)
+            config["seed"] = int(np.random.SeedSequence([base % 2**64, table]).generate_state(1)[0] >> 1)
+        elif base is not None:
+            return initializer  # a keras.random.SeedGenerator moves on by itself, a copy of it would start again
         return initializer.__class__.from_config(config)
 
     def _checked_ids(self, feature_ids: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -485,9 +499,13 @@ class RaFMLayer(keras.layers.Layer):
 
 
 def _numbers(given: Any, size: int, name: str) -> tuple[float, ...]:
-    numbers = tuple(float(x) for x in given) if isinstance(given, (list, tuple)) else (float(given),) * size
-    if len(numbers) != size:
-        raise ValueError(f"`{name}` must be a number or a sequence of {size}. Received: {given}")
+    try:
+        array = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty((0, 0))
+    if array.shape not in ((), (size,)):
+        raise ValueError(f"`{name}` must be a number or a sequence of {size} numbers. Received: {given!r}")
+    numbers = (float(array),) * size if array.ndim == 0 else tuple(array.tolist())
     if not all(np.isfinite(x) and x >= 0 for x in numbers):
         raise ValueError(f"`{name}` must be non-negative and finite. Received: {given}")
     return numbers

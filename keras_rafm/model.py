@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.imitation import OutputImitation, imitations_of
+from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import DEFAULT_CROSS_ENTROPY_WEIGHT, DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.occurrences import require
 from keras_rafm.scopes import LevelScores, recording_level_scores
@@ -66,7 +67,7 @@ class RaFMModel(keras.Model):
         Raises:
             ValueError: `loss` or `loss_weights` do not fit the outputs.
         """
-        imitations_of(loss, loss_weights, self.output_names)
+        imitations_of(loss, loss_weights, names_of_outputs(self))
         self._loss_weights = loss_weights
         if not self._dependent_loss_trackers:
             self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
@@ -92,9 +93,13 @@ class RaFMModel(keras.Model):
                 y_pred, joining_values = self._graph.forward(x)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)
-            scaled = self.optimizer.scale_loss(loss + weighted)
+            # A loss without a reduction has one entry per sample: what is minimised is their sum.
+            scaled = self.optimizer.scale_loss(tf.reduce_sum(loss) + weighted)
         weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        if weights:
+            self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+        else:
+            warnings.warn(f"{self.name} has no trainable weights.", stacklevel=2)
 
         # The loss is divided by the number of replicas since gradients are summed over them; logs are means.
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -116,8 +121,9 @@ class RaFMModel(keras.Model):
         self, level_scores: LevelScores, joining_values: dict[int, tf.Tensor], sample_weight: Any
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """The lower loss of every level of every layer, and their weighted sum."""
-        imitations = imitations_of(self.loss, self._loss_weights, self.output_names)
-        weight_of_output = _weight_of_output(sample_weight, self.output_names)
+        names = names_of_outputs(self)
+        imitations = imitations_of(self.loss, self._loss_weights, names)
+        weight_of_output = _weight_of_output(sample_weight, names)
         losses, weighted = [], []
         for downstream in self._graph.downstreams:
             scores = level_scores.get(downstream.layer.name)

@@ -62,24 +62,28 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
     return _without_padding(flat, num_features, where)
 
 
-def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> None:
+def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> list[tf.Tensor]:
     """Raise `tf.errors.InvalidArgumentError` with the message and the offending value unless the condition holds.
 
     Args:
         condition: Bool scalar.
         message: What was expected and where; the offending value is put behind it.
         offending: Makes the value to name. It is only computed when the condition fails.
+
+    Returns:
+        What the rest of the graph has to wait for (`tf.control_dependencies`): otherwise it could run first, raise
+        something less clear, or even update weights from a batch that is about to be refused.
     """
     if tf.executing_eagerly():
         if not condition:
             raise tf.errors.InvalidArgumentError(None, None, f"{message} {offending().numpy()}")
-        return
+        return []
 
     def fail() -> tf.Tensor:
         with tf.control_dependencies([tf.debugging.Assert(False, [message, offending()])]):
             return tf.constant(False)
 
-    tf.cond(condition, lambda: tf.constant(True), fail)
+    return [tf.cond(condition, lambda: tf.constant(True), fail)]
 
 
 def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
@@ -115,39 +119,43 @@ def _as_tensor(x: Any) -> Any:
 
 
 def _from_dense(ids: tf.Tensor, values: tf.Tensor | None, dtype: str, where: str) -> Occurrences:
-    shape = tf.shape(ids, out_type=tf.int64)
+    checked = []
+    if ids.shape.rank is None:
+        checked += require(
+            tf.equal(tf.rank(ids), 2),
+            f"{where}: `ids` must be of shape [batch, occurrences]. Received the shape",
+            lambda: tf.shape(ids),
+        )
+    with tf.control_dependencies(checked):
+        shape = tf.shape(ids, out_type=tf.int64)
     if values is not None:
-        require(
+        checked += require(
             tf.reduce_all(shape == tf.shape(values, out_type=tf.int64)),
             f"{where}: `ids` and `values` must have the same shape. Received the shapes",
             lambda: tf.stack([shape, tf.shape(values, out_type=tf.int64)]),
         )
-    samples = tf.repeat(tf.range(shape[0]), shape[1])
-    return Occurrences(samples, tf.reshape(ids, [-1]), _flat_values(values, tf.size(ids), dtype), shape[0])
+    with tf.control_dependencies(checked):
+        flat_values = _flat_values(values, tf.size(ids), dtype)
+        samples = tf.repeat(tf.range(shape[0]), shape[1])
+    return Occurrences(samples, tf.reshape(ids, [-1]), flat_values, shape[0])
 
 
 def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: str, where: str) -> Occurrences:
     if ids.ragged_rank != 1 or ids.flat_values.shape.rank not in (None, 1):
         raise ValueError(f"{where}: ragged ids must be of shape [batch, None]. Received: shape {ids.shape}")
-    flat_values = None
+    flat_values, checked = None, []
     if values is not None:
         flat_values = values.flat_values
-        same_length = tf.equal(tf.size(ids.row_splits), tf.size(values.row_splits))
-        require(
-            tf.cond(
-                same_length,
-                lambda: tf.reduce_all(ids.row_splits == values.row_splits),
-                lambda: tf.constant(False),
-            ),
-            f"{where}: ragged `ids` and `values` must have rows of the same lengths. Received the total lengths",
-            lambda: tf.stack([tf.size(ids.flat_values), tf.size(flat_values)]),
+        id_splits, value_splits = tf.cast(ids.row_splits, tf.int64), tf.cast(values.row_splits, tf.int64)
+        same_length = tf.equal(tf.size(id_splits), tf.size(value_splits))
+        checked = require(
+            tf.cond(same_length, lambda: tf.reduce_all(id_splits == value_splits), lambda: tf.constant(False)),
+            f"{where}: ragged `ids` and `values` must have rows of the same lengths. Received the row lengths, ids first",
+            lambda: tf.concat([id_splits[1:] - id_splits[:-1], value_splits[1:] - value_splits[:-1]], axis=0),
         )
-    return Occurrences(
-        tf.cast(ids.value_rowids(), tf.int64),
-        ids.flat_values,
-        _flat_values(flat_values, tf.size(ids.flat_values), dtype),
-        tf.cast(ids.nrows(), tf.int64),
-    )
+    with tf.control_dependencies(checked):
+        flat_values = _flat_values(flat_values, tf.size(ids.flat_values), dtype)
+    return Occurrences(tf.cast(ids.value_rowids(), tf.int64), ids.flat_values, flat_values, tf.cast(ids.nrows(), tf.int64))
 
 
 def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: str) -> Occurrences:
@@ -164,11 +172,13 @@ def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: 
         lambda: inputs.dense_shape,
     )
     samples = inputs.indices[:, 0]
-    require(
+    in_order = require(
         tf.reduce_all(samples[1:] >= samples[:-1]),
         f"{where}: the rows of a tf.SparseTensor must be in order (tf.sparse.reorder does it). Received the first row",
         lambda: samples[0],
     )
+    with tf.control_dependencies(in_order):
+        samples = tf.identity(samples)
     return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0])
 
 
@@ -177,10 +187,11 @@ def _flat_values(values: tf.Tensor | None, size: tf.Tensor, dtype: str) -> tf.Te
 
 
 def _without_padding(flat: Occurrences, num_features: int, where: str) -> Occurrences:
+    checked = []
     known = (flat.ids >= 0) & (flat.ids < num_features)
     if not is_serving():  # an exported model meets features that training never saw
         legal = known | (flat.ids == PADDING_ID)
-        require(
+        checked += require(
             tf.reduce_all(legal),
             f"{where}: ids must be in [0, {num_features}), or {PADDING_ID} for padding. Received the id",
             lambda: tf.boolean_mask(flat.ids, ~legal)[0],
@@ -188,9 +199,11 @@ def _without_padding(flat: Occurrences, num_features: int, where: str) -> Occurr
     kept = tf.where(known)[:, 0]
     values = tf.gather(flat.values, kept)
     finite = tf.math.is_finite(values)
-    require(
+    checked += require(
         tf.reduce_all(finite),
         f"{where}: values must be finite. Received the value",
         lambda: tf.boolean_mask(values, ~finite)[0],
     )
+    with tf.control_dependencies(checked):
+        values = tf.identity(values)
     return Occurrences(tf.gather(flat.samples, kept), tf.gather(flat.ids, kept), values, flat.num_samples)

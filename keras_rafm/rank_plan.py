@@ -171,7 +171,7 @@ class RankPlan(PlanSizes):
                 f"`thresholds` must have one entry less than `ranks` ({len(ranks) - 1} here). "
                 f"Received: thresholds={tuple(thresholds)}, ranks={ranks}"
             )
-        if not (np.all(limits >= 0) and np.all(np.diff(limits) > 0)):
+        if not (np.all(limits >= 0) and np.all(limits[1:] > limits[:-1])):
             raise ValueError(f"`thresholds` must be non-negative and increasing. Received: thresholds={tuple(thresholds)}")
         checked = _checked_counts(counts)
         levels = np.ones(checked.size, np.int32)
@@ -226,19 +226,21 @@ class RankPlan(PlanSizes):
             FileNotFoundError: There is no such file.
             ValueError: The file is not a plan, is damaged, or was written in a newer format.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
-            raise ValueError(f"{os.fspath(path)} is not a readable RankPlan file: {error}") from error
+        with Path(path).open("rb") as file:  # np.load leaves a damaged file open if it is given the path
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
+            except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
+                raise ValueError(f"{os.fspath(path)} is not a readable RankPlan file: {error}") from error
         if str(arrays.get("format", "")) != _FORMAT:
             raise ValueError(f"{os.fspath(path)} is not a RankPlan file: it has the entries {sorted(arrays)}")
-        version = int(arrays["format_version"])
-        if version > _FORMAT_VERSION:
-            raise ValueError(f"{os.fspath(path)} has RankPlan format {version}; this version reads up to {_FORMAT_VERSION}")
-        return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"))
+        try:
+            version = int(arrays["format_version"])
+            if version <= _FORMAT_VERSION:
+                return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} is a damaged RankPlan file: {error}") from error
+        raise ValueError(f"{os.fspath(path)} has RankPlan format {version}; this version reads up to {_FORMAT_VERSION}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RankPlan):
@@ -253,12 +255,12 @@ class RankPlan(PlanSizes):
         return f"RankPlan(ranks={self._ranks}, level_sizes={self._level_sizes})"
 
     def _summary_table(self) -> str:
-        total = None if self._counts is None else float(self._counts.sum())
+        total = None if self._counts is None else float(self._counts.sum(dtype=np.float64))
         rows = [("level", "rank", "features", "occurrences", "free", "dependent", "MB")]
         for k, (rank, here, above) in enumerate(self._levels_with_next(), start=1):
             share = "?"
             if self._counts is not None and total:
-                share = f"{float(self._counts[self._levels == k].sum()) / total:.1%}"
+                share = f"{float(self._counts[self._levels == k].sum(dtype=np.float64)) / total:.1%}"
             free, dependent = rank * (here - above), rank * above
             rows.append(
                 (
@@ -276,7 +278,7 @@ class RankPlan(PlanSizes):
                 "RaFM",
                 "",
                 f"{self.num_features:,}",
-                "" if total is None else "100.0%",
+                "100.0%" if total else "",
                 f"{self.num_free_factors:,}",
                 f"{self.num_dependent_factors:,}",
                 _megabytes(self.num_active_factors),

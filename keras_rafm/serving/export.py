@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rafm.imitation import OutputImitation, imitations_of
+from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.occurrences import PADDING_ID
 from keras_rafm.scopes import serving
@@ -179,11 +179,12 @@ def _model_input(kind: str, tensors: list[tf.Tensor], num_columns: int | None) -
 def _heads(model: keras.Model) -> list[tuple[str, Any]]:
     """Per output, the suffix of its names and what a response says of it."""
     several = len(model.outputs) > 1
+    names = names_of_outputs(model)
     losses: list[OutputImitation | None] = [None] * len(model.outputs)
     if model.compiled and model.loss is not None:
-        losses = imitations_of(model.loss, None, model.output_names)
+        losses = imitations_of(model.loss, None, names)
     heads: list[tuple[str, Any]] = []
-    for name, imitation in zip(model.output_names, losses, strict=True):
+    for name, imitation in zip(names, losses, strict=True):
         suffix = f"_{name}" if several else ""
         if imitation is None or not imitation.is_cross_entropy:
             heads.append((suffix, _score_only))
