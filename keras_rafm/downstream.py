@@ -58,7 +58,7 @@ def find_downstreams(outputs: list[keras.KerasTensor], all_layers: list[keras.la
     Raises:
         ValueError: There is no `RaFMLayer`, one is inside a nested model or called more than once.
     """
-    nodes = _nodes_above(outputs)
+    nodes = nodes_above(outputs)
     found = []
     for layer in all_layers:
         if not isinstance(layer, RaFMLayer):
@@ -112,7 +112,7 @@ def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[k
     return keras.Model(new_inputs, [new_tensors[id(output)] for output in outputs])
 
 
-def _nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
+def nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
     """Every node of the graph that the outputs depend on, parents before children."""
     ordered: dict[int, Any] = {}
     stack = [(_node_of(output), False) for output in outputs]

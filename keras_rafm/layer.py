@@ -355,6 +355,11 @@ class RaFMLayer(keras.layers.Layer):
         config = dict(config)
         return cls(PlanSizes(**config.pop("plan")), **config)
 
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
+        """Set all weights; a layer that was never called creates its tables first."""
+        self.build()
+        super().set_weights(weights)
+
     def load_own_variables(self, store: Any) -> None:
         """Load the tables and check that they belong to this layer's plan.
 

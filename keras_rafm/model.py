@@ -81,7 +81,10 @@ class RaFMModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Run the graph on inputs that pass the check of integer inputs."""
-        self._check_integer_inputs(inputs)
+        # Under a distribution strategy Keras builds the model on the mean of the replicas' batches, whose ids are floats:
+        # there the steps check.
+        if tf.executing_eagerly() or not tf.distribute.has_strategy():
+            self._check_integer_inputs(inputs)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -97,7 +100,8 @@ class RaFMModel(keras.Model):
             scaled = self.optimizer.scale_loss(tf.reduce_sum(loss) + weighted)
         weights = self.trainable_weights
         if weights:
-            self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+            gradients = _each_row_on_one_replica(tape.gradient(scaled, weights))
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:
             warnings.warn(f"{self.name} has no trainable weights.", stacklevel=2)
 
@@ -112,10 +116,18 @@ class RaFMModel(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """As `keras.Model.test_step`: the lower losses belong to training alone."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_integer_inputs(x)
         logs = super().test_step(data)
         for tracker in self._dependent_loss_trackers:
             logs.pop(tracker.name, None)
         return logs
+
+    def predict_step(self, data: Any) -> Any:
+        """As `keras.Model.predict_step`, on inputs that pass the check of integer inputs."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_integer_inputs(x)
+        return super().predict_step(data)
 
     def _dependent_losses(
         self, level_scores: LevelScores, joining_values: dict[int, tf.Tensor], sample_weight: Any
@@ -162,7 +174,8 @@ class RaFMModel(keras.Model):
             limits = tf.as_dtype(declared.dtype)
             if dtype.min < limits.min or dtype.max > limits.max:
                 flat = given.flat_values if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
-                fits = (flat >= tf.cast(limits.min, dtype)) & (flat <= tf.cast(limits.max, dtype))
+                lowest, highest = max(dtype.min, limits.min), min(dtype.max, limits.max)
+                fits = (flat >= tf.constant(lowest, dtype)) & (flat <= tf.constant(highest, dtype))
                 require(
                     tf.reduce_all(fits),
                     f"Input '{declared.name}' of {self.name} must fit {declared.dtype} "
@@ -173,6 +186,28 @@ class RaFMModel(keras.Model):
 
 def _first_where_not(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.boolean_mask(values, ~condition)[0]
+
+
+def _each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
+    """Gradients with the same sum over the replicas, in which no two replicas hold the same row of a table.
+
+    Keras sums sparse gradients over replicas by putting them one behind the other, and its optimizers are wrong on
+    repeated indices.
+    """
+    context = tf.distribute.get_replica_context()
+    is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in gradients]
+    if context.num_replicas_in_sync == 1 or not any(is_sparse):
+        return gradients
+    replica, num_replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+    def own_part(slices: tf.IndexedSlices) -> tf.IndexedSlices:
+        rows, positions = tf.unique(slices.indices)
+        values = tf.math.unsorted_segment_sum(slices.values, positions, tf.size(rows))
+        start, end = tf.size(rows) * replica // num_replicas, tf.size(rows) * (replica + 1) // num_replicas
+        return tf.IndexedSlices(values[start:end], rows[start:end], slices.dense_shape)
+
+    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, list(itertools.compress(gradients, is_sparse))))
+    return [own_part(next(summed)) if sparse else g for g, sparse in zip(gradients, is_sparse, strict=True)]
 
 
 class _CutGraph:
@@ -219,10 +254,11 @@ def _weight_of_output(sample_weight: Any, output_names: list[str]) -> list[Any]:
 
 
 def _pair_inputs(given: Any, declared: Any, flat_declared: list[Any]) -> list[tuple[Any, Any]]:
-    """Each given input beside its `keras.Input`. Where the structures differ, Keras itself says so later."""
-    if isinstance(given, Mapping) and not isinstance(declared, Mapping):
-        return [(given.get(tensor.name), tensor) for tensor in flat_declared]
-    if not keras.tree.is_nested(given) or not keras.tree.is_nested(declared):
-        return [(given, flat_declared[0])] if len(flat_declared) == 1 and not keras.tree.is_nested(given) else []
+    """Each given input beside its `keras.Input`. Where their numbers differ, Keras itself says so later."""
+    if isinstance(given, Mapping):
+        names = [tensor.name for tensor in flat_declared]
+        if isinstance(declared, Mapping):
+            names = [path[0] if len(path) == 1 else None for path, _ in keras.tree.flatten_with_path(declared)]
+        return [(given.get(name), tensor) for name, tensor in zip(names, flat_declared, strict=True)]
     flat_given = keras.tree.flatten(given)
     return list(zip(flat_given, flat_declared, strict=True)) if len(flat_given) == len(flat_declared) else []

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_rafm.downstream import nodes_above
 from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.occurrences import PADDING_ID
@@ -47,7 +48,7 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
         ValueError: There is no `RaFMLayer` in the model, the directory holds something else than versions, or an input is
             ragged or sparse and goes elsewhere than into a `RaFMLayer`.
     """
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):  # subclassed or Sequential
         raise TypeError(f"`model` must be a functional keras.Model. Received: {model!r} of type {type(model).__name__}")
     directory = Path(path)
     inputs = _serving_inputs(model)
@@ -130,9 +131,9 @@ def _roles_of_inputs(model: keras.Model) -> list[tuple[Any, Any]]:
     """Per `RaFMLayer`, the model inputs that are its ids and its values; `None` for what is computed in the graph."""
     inputs = {id(tensor) for tensor in model.inputs}
     roles = []
-    for operation in model.operations:
-        if isinstance(operation, RaFMLayer):
-            given = operation.input
+    for node in nodes_above(model.outputs):
+        if isinstance(node.operation, RaFMLayer):
+            given = node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"]
             ids, values = (given["ids"], given.get("values")) if isinstance(given, Mapping) else (given, None)
             roles.append((ids if id(ids) in inputs else None, values if id(values) in inputs else None))
     if not roles:
