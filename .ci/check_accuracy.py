@@ -1,6 +1,6 @@
 """Hold the report of the README's Frappe run against what the project promises.
 
-    python .ci/check_accuracy.py saved_models/frappe.json
+python .ci/check_accuracy.py saved_models/frappe.json
 """
 
 import json

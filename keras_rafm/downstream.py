@@ -115,7 +115,7 @@ def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[k
 def nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
     """Every node of the graph that the outputs depend on, parents before children."""
     ordered: dict[int, Any] = {}
-    stack = [(_node_of(output), False) for output in outputs]
+    stack = [(node_of(output), False) for output in outputs]
     while stack:
         node, parents_done = stack.pop()
         if id(node) in ordered:
@@ -124,11 +124,12 @@ def nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
             ordered[id(node)] = node
         else:
             stack.append((node, True))
-            stack.extend((_node_of(tensor), False) for tensor in node.input_tensors)
+            stack.extend((node_of(tensor), False) for tensor in node.input_tensors)
     return list(ordered.values())
 
 
-def _node_of(tensor: keras.KerasTensor) -> Any:
+def node_of(tensor: keras.KerasTensor) -> Any:
+    """The node of the graph that made a tensor."""
     # Keras has no public way to walk a graph; keras.utils.plot_model and every tool around Keras read these attributes.
     operation, node_index, _ = tensor._keras_history
     return operation._inbound_nodes[node_index]

@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+# `dependent_loss_weight="auto"` for each family of losses, measured on validation data: see benchmarks/README.md.
+DEFAULT_CROSS_ENTROPY_WEIGHT = 4.0
+DEFAULT_SQUARED_ERROR_WEIGHT = 1.0
+
 
 class OutputImitation(NamedTuple):
     """How one output of a model imitates the next level.
@@ -69,6 +73,12 @@ def imitations_of(loss: Any, loss_weights: Any, output_names: list[str]) -> list
         None if one is None else _imitation(keras.losses.get(one), 1.0 if weight is None else float(weight))
         for one, weight in zip(losses, weights, strict=True)
     ]
+
+
+def default_weight(imitations: list[OutputImitation | None]) -> float:
+    """`dependent_loss_weight="auto"` for a score that reaches outputs with these lower losses."""
+    cross_entropy = [imitation.is_cross_entropy for imitation in imitations if imitation is not None]
+    return DEFAULT_CROSS_ENTROPY_WEIGHT if cross_entropy and all(cross_entropy) else DEFAULT_SQUARED_ERROR_WEIGHT
 
 
 def _imitation(loss: Any, weight: float) -> OutputImitation:

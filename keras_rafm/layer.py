@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,18 +12,15 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_rafm import interactions
+from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
+from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums
 from keras_rafm.lookup import DistinctSlots, Rows, sum_rows, sum_scalars
 from keras_rafm.occurrences import occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.scopes import active_recording
 
-# Measured on validation data: see benchmarks/README.md.
-DEFAULT_CROSS_ENTROPY_WEIGHT = 4.0
-DEFAULT_SQUARED_ERROR_WEIGHT = 1.0
-
 _UNSET_SLOT = -1
-_Option = TypeVar("_Option", bound=str)
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -103,14 +100,16 @@ class RaFMLayer(keras.layers.Layer):
         self.use_bias = use_bias
         self.factors_initializers = self._one_initializer_per_level(factors_initializer)
         self.linear_initializer = keras.initializers.get(linear_initializer)
-        self.factors_l2 = _numbers(factors_l2, plan.num_levels, "factors_l2")
-        self.factors_l2_scope = _one_of(factors_l2_scope, ("tables", "batch"), "factors_l2_scope")
-        (self.linear_l2,) = _numbers(linear_l2, 1, "linear_l2")
-        self.dependent_gradient = _one_of(dependent_gradient, ("both", "lower", "upper"), "dependent_gradient")
+        self.factors_l2 = weights_per_level(factors_l2, plan.num_levels, "factors_l2")
+        self.factors_l2_scope = one_of(factors_l2_scope, ("tables", "batch"), "factors_l2_scope")
+        (self.linear_l2,) = weights_per_level(linear_l2, 1, "linear_l2")
+        self.dependent_gradient = one_of(dependent_gradient, ("both", "lower", "upper"), "dependent_gradient")
         #: `"auto"`, or one weight per level `1 … m−1`.
         self.dependent_loss_weight: str | tuple[float, ...] = "auto"
         if not (isinstance(dependent_loss_weight, str) and dependent_loss_weight == "auto"):
-            self.dependent_loss_weight = _numbers(dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight")
+            self.dependent_loss_weight = weights_per_level(
+                dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight"
+            )
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
             raise TypeError(f"`seed` must be an integer or None. Received: {seed!r}")
         self.seed = None if seed is None else int(seed)
@@ -264,8 +263,8 @@ class RaFMLayer(keras.layers.Layer):
             ValueError: An id is out of range, of lower level or there twice; shapes do not fit; a number is not finite.
         """
         size, above = self._range_of_level(level)
-        ids = self._checked_ids(feature_ids)
-        values = _checked_numbers(matrix, (ids.size, self.ranks[level - 1]), "matrix")
+        ids = distinct_ids(feature_ids, self.num_features)
+        values = finite_array(matrix, (ids.size, self.ranks[level - 1]), "matrix")
         slots = self.slots.numpy()[ids]
         if np.any(slots >= size):
             raise ValueError(
@@ -299,8 +298,8 @@ class RaFMLayer(keras.layers.Layer):
         self._require_slots()
         if self.linear_weights is None:
             raise ValueError(f"{self.name} has no linear term (use_linear=False)")
-        ids = self._checked_ids(feature_ids)
-        _assign_rows(self.linear_weights, self.slots.numpy()[ids], _checked_numbers(weights, (ids.size,), "weights"))
+        ids = distinct_ids(feature_ids, self.num_features)
+        _assign_rows(self.linear_weights, self.slots.numpy()[ids], finite_array(weights, (ids.size,), "weights"))
 
     def bias(self) -> float:
         """The bias `b`; 0 without one."""
@@ -316,7 +315,7 @@ class RaFMLayer(keras.layers.Layer):
         self.build()
         if self.bias_weight is None:
             raise ValueError(f"{self.name} has no bias (use_bias=False)")
-        self.bias_weight.assign(_checked_numbers(bias, (), "bias"))
+        self.bias_weight.assign(finite_array(bias, (), "bias"))
 
     def dependent_loss_weights(self, default: float) -> tuple[float, ...]:
         """Weights of the lower losses of levels `1 … m−1`; `default` for `"auto"`, zeros in mode `"upper"`."""
@@ -487,52 +486,9 @@ class RaFMLayer(keras.layers.Layer):
             return initializer  # a keras.random.SeedGenerator moves on by itself, a copy of it would start again
         return initializer.__class__.from_config(config)
 
-    def _checked_ids(self, feature_ids: npt.ArrayLike) -> npt.NDArray[Any]:
-        ids = np.asarray(feature_ids)
-        if ids.ndim != 1:
-            raise ValueError(f"`feature_ids` must be one-dimensional. Received: shape {ids.shape}")
-        if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise TypeError(f"`feature_ids` must be integers. Received: dtype {ids.dtype}")
-        ids = ids.astype(np.int64)
-        wrong = (ids < 0) | (ids >= self.num_features)
-        if np.any(wrong):
-            raise ValueError(f"`feature_ids` must be in [0, {self.num_features}). Received: {ids[np.argmax(wrong)]}")
-        unique, times = np.unique(ids, return_counts=True)
-        if unique.size != ids.size:
-            raise ValueError(f"`feature_ids` must not repeat. Received feature {unique[np.argmax(times)]} more than once")
-        return ids
-
-
-def _numbers(given: Any, size: int, name: str) -> tuple[float, ...]:
-    try:
-        array = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        array = np.empty((0, 0))
-    if array.shape not in ((), (size,)):
-        raise ValueError(f"`{name}` must be a number or a sequence of {size} numbers. Received: {given!r}")
-    numbers = (float(array),) * size if array.ndim == 0 else tuple(array.tolist())
-    if not all(np.isfinite(x) and x >= 0 for x in numbers):
-        raise ValueError(f"`{name}` must be non-negative and finite. Received: {given}")
-    return numbers
-
-
-def _one_of(given: _Option, allowed: tuple[_Option, ...], name: str) -> _Option:
-    if given not in allowed:
-        raise ValueError(f"`{name}` must be one of {allowed}. Received: {given!r}")
-    return given
-
 
 def _l2(factor: float) -> keras.regularizers.Regularizer | None:
     return keras.regularizers.L2(factor) if factor else None
-
-
-def _checked_numbers(given: npt.ArrayLike, shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
-    numbers = np.asarray(given, dtype=np.float64)
-    if numbers.shape != shape:
-        raise ValueError(f"`{name}` must be of shape {shape}. Received: shape {numbers.shape}")
-    if not np.all(np.isfinite(numbers)):
-        raise ValueError(f"`{name}` must be finite. Received: {numbers[~np.isfinite(numbers)][0]}")
-    return numbers
 
 
 def _assign_rows(variable: keras.Variable, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

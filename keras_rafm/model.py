@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import warnings
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
-from keras_rafm.layer import DEFAULT_CROSS_ENTROPY_WEIGHT, DEFAULT_SQUARED_ERROR_WEIGHT
-from keras_rafm.occurrences import require
+from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
+from keras_rafm.input_checks import check_integer_inputs
+from keras_rafm.replicas import each_row_on_one_replica
 from keras_rafm.scopes import LevelScores, recording_level_scores
 
 
@@ -84,13 +83,13 @@ class RaFMModel(keras.Model):
         # Under a distribution strategy Keras builds the model on the mean of the replicas' batches, whose ids are floats:
         # there the steps check.
         if tf.executing_eagerly() or not tf.distribute.has_strategy():
-            self._check_integer_inputs(inputs)
+            check_integer_inputs(inputs, self)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One bi-level update: one forward pass, one backward pass."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_integer_inputs(x)
+        check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
             with recording_level_scores() as level_scores:
                 y_pred, joining_values = self._graph.forward(x)
@@ -100,7 +99,7 @@ class RaFMModel(keras.Model):
             scaled = self.optimizer.scale_loss(tf.reduce_sum(loss) + weighted)
         weights = self.trainable_weights
         if weights:
-            gradients = _each_row_on_one_replica(tape.gradient(scaled, weights))
+            gradients = each_row_on_one_replica(tape.gradient(scaled, weights))
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:
             warnings.warn(f"{self.name} has no trainable weights.", stacklevel=2)
@@ -117,7 +116,7 @@ class RaFMModel(keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         """As `keras.Model.test_step`: the lower losses belong to training alone."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_integer_inputs(x)
+        check_integer_inputs(x, self)
         logs = super().test_step(data)
         for tracker in self._dependent_loss_trackers:
             logs.pop(tracker.name, None)
@@ -126,7 +125,7 @@ class RaFMModel(keras.Model):
     def predict_step(self, data: Any) -> Any:
         """As `keras.Model.predict_step`, on inputs that pass the check of integer inputs."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_integer_inputs(x)
+        check_integer_inputs(x, self)
         return super().predict_step(data)
 
     def _dependent_losses(
@@ -144,7 +143,7 @@ class RaFMModel(keras.Model):
             joining = [joining_values[id(tensor)] for tensor in downstream.joining]
             outputs_by_level = [downstream.rerun(score, joining) for score in scores]
             reached = [(imitations[index], weight_of_output[index]) for index in downstream.outputs]
-            weights = downstream.layer.dependent_loss_weights(_default_weight([imitation for imitation, _ in reached]))
+            weights = downstream.layer.dependent_loss_weights(default_weight([imitation for imitation, _ in reached]))
             for weight, (outputs, next_outputs) in zip(weights, itertools.pairwise(outputs_by_level), strict=True):
                 terms = [
                     imitation(next_output, output, weights_of_samples)
@@ -157,57 +156,6 @@ class RaFMModel(keras.Model):
                 if weight:
                     weighted.append(weight * losses[-1])
         return losses, tf.add_n(weighted) if weighted else tf.zeros([], keras.config.floatx())
-
-    def _check_integer_inputs(self, inputs: Any) -> None:
-        for given, declared in _pair_inputs(inputs, self.input, self.inputs):
-            if given is None or isinstance(given, keras.KerasTensor):
-                continue
-            if not keras.backend.is_int_dtype(declared.dtype):
-                continue
-            given = given if hasattr(given, "dtype") else tf.convert_to_tensor(given)
-            dtype = tf.as_dtype(given.dtype)
-            if not dtype.is_integer:
-                raise TypeError(
-                    f"Input '{declared.name}' of {self.name} must be integers ({declared.dtype}). "
-                    f"Received: dtype {dtype.name}"
-                )
-            limits = tf.as_dtype(declared.dtype)
-            if dtype.min < limits.min or dtype.max > limits.max:
-                flat = given.flat_values if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
-                lowest, highest = max(dtype.min, limits.min), min(dtype.max, limits.max)
-                fits = (flat >= tf.constant(lowest, dtype)) & (flat <= tf.constant(highest, dtype))
-                require(
-                    tf.reduce_all(fits),
-                    f"Input '{declared.name}' of {self.name} must fit {declared.dtype} "
-                    f"([{limits.min}, {limits.max}]). Received the value",
-                    functools.partial(_first_where_not, fits, flat),
-                )
-
-
-def _first_where_not(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    return tf.boolean_mask(values, ~condition)[0]
-
-
-def _each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
-    """Gradients with the same sum over the replicas, in which no two replicas hold the same row of a table.
-
-    Keras sums sparse gradients over replicas by putting them one behind the other, and its optimizers are wrong on
-    repeated indices.
-    """
-    context = tf.distribute.get_replica_context()
-    is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in gradients]
-    if context.num_replicas_in_sync == 1 or not any(is_sparse):
-        return gradients
-    replica, num_replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-
-    def own_part(slices: tf.IndexedSlices) -> tf.IndexedSlices:
-        rows, positions = tf.unique(slices.indices)
-        values = tf.math.unsorted_segment_sum(slices.values, positions, tf.size(rows))
-        start, end = tf.size(rows) * replica // num_replicas, tf.size(rows) * (replica + 1) // num_replicas
-        return tf.IndexedSlices(values[start:end], rows[start:end], slices.dense_shape)
-
-    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, list(itertools.compress(gradients, is_sparse))))
-    return [own_part(next(summed)) if sparse else g for g, sparse in zip(gradients, is_sparse, strict=True)]
 
 
 class _CutGraph:
@@ -239,26 +187,9 @@ class _CutGraph:
         ]
 
 
-def _default_weight(imitations: list[OutputImitation | None]) -> float:
-    """What `dependent_loss_weight="auto"` means for these losses."""
-    cross_entropy = [imitation.is_cross_entropy for imitation in imitations if imitation is not None]
-    return DEFAULT_CROSS_ENTROPY_WEIGHT if cross_entropy and all(cross_entropy) else DEFAULT_SQUARED_ERROR_WEIGHT
-
-
 def _weight_of_output(sample_weight: Any, output_names: list[str]) -> list[Any]:
     if isinstance(sample_weight, Mapping):
         return [sample_weight.get(name) for name in output_names]
     if isinstance(sample_weight, (list, tuple)):
         return list(sample_weight)
     return [sample_weight] * len(output_names)
-
-
-def _pair_inputs(given: Any, declared: Any, flat_declared: list[Any]) -> list[tuple[Any, Any]]:
-    """Each given input beside its `keras.Input`. Where their numbers differ, Keras itself says so later."""
-    if isinstance(given, Mapping):
-        names = [tensor.name for tensor in flat_declared]
-        if isinstance(declared, Mapping):
-            names = [path[0] if len(path) == 1 else None for path, _ in keras.tree.flatten_with_path(declared)]
-        return [(given.get(name), tensor) for name, tensor in zip(names, flat_declared, strict=True)]
-    flat_given = keras.tree.flatten(given)
-    return list(zip(flat_given, flat_declared, strict=True)) if len(flat_given) == len(flat_declared) else []

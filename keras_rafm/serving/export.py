@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rafm.downstream import nodes_above
+from keras_rafm.downstream import node_of, nodes_above
 from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.occurrences import PADDING_ID
@@ -143,6 +143,9 @@ def _roles_of_inputs(model: keras.Model) -> list[tuple[Any, Any]]:
 
 def _serving_function(model: keras.Model, inputs: _ServingInputs) -> Any:
     heads = _heads(model)
+    # One run gives the outputs, and the logits that their sigmoids were computed from.
+    logits = [_logit_of(output) for output in model.outputs]
+    run = keras.Model(model.input, [*model.outputs, *(logit for logit in logits if logit is not None)])
 
     def serve(*request: tf.Tensor) -> dict[str, tf.Tensor]:
         by_name = {spec.name: tensor for spec, tensor in zip(inputs.specs, request, strict=True)}
@@ -151,10 +154,12 @@ def _serving_function(model: keras.Model, inputs: _ServingInputs) -> Any:
             for (kind, names), columns in zip(inputs.sources, inputs.num_columns, strict=True)
         ]
         with serving():
-            outputs = model(keras.tree.pack_sequence_as(model.input, fed), training=False)
+            results = keras.tree.flatten(run(keras.tree.pack_sequence_as(model.input, fed), training=False))
+        outputs, computed_logits = results[: len(logits)], iter(results[len(logits) :])
         response = {}
-        for (suffix, head), output in zip(heads, keras.tree.flatten(outputs), strict=True):
-            response.update({f"{key}{suffix}": value for key, value in head(output).items()})
+        for (suffix, head), output, logit in zip(heads, outputs, logits, strict=True):
+            answer = head(output, None if logit is None else next(computed_logits))
+            response.update({f"{key}{suffix}": value for key, value in answer.items()})
         return response
 
     return serve
@@ -194,19 +199,30 @@ def _heads(model: keras.Model) -> list[tuple[str, Any]]:
     return heads
 
 
-def _score_only(output: tf.Tensor) -> dict[str, tf.Tensor]:
+def _score_only(output: tf.Tensor, logit: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    del logit
     return {"score": output}
 
 
-def _score_and_probability(logit: tf.Tensor) -> dict[str, tf.Tensor]:
-    return {"score": logit, "probability": tf.sigmoid(logit)}
+def _score_and_probability(output: tf.Tensor, logit: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    del logit
+    return {"score": output, "probability": tf.sigmoid(output)}
 
 
-def _logit_and_probability(probability: tf.Tensor) -> dict[str, tf.Tensor]:
-    # A probability of exactly 0 or 1 in float32 would make an infinite score.
-    limit = tf.constant(1e-7, probability.dtype)
-    clipped = tf.clip_by_value(probability, limit, 1 - limit)
-    return {"score": tf.math.log(clipped) - tf.math.log1p(-clipped), "probability": probability}
+def _logit_and_probability(probability: tf.Tensor, logit: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    if logit is None:
+        # A probability of exactly 0 or 1 in float32 would make an infinite score.
+        limit = tf.constant(1e-7, probability.dtype)
+        clipped = tf.clip_by_value(probability, limit, 1 - limit)
+        logit = tf.math.log(clipped) - tf.math.log1p(-clipped)
+    return {"score": logit, "probability": probability}
+
+
+def _logit_of(output: keras.KerasTensor) -> keras.KerasTensor | None:
+    """What a sigmoid at the end of the graph is computed from; `None` where there is no such tensor."""
+    node = node_of(output)
+    is_sigmoid = getattr(node.operation, "activation", None) is keras.activations.sigmoid
+    return node.input_tensors[0] if isinstance(node.operation, keras.layers.Activation) and is_sigmoid else None
 
 
 def _next_version(directory: Path) -> int:
