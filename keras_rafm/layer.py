@@ -138,7 +138,8 @@ class RaFMLayer(keras.layers.Layer):
     def plan(self) -> RankPlan:
         """The plan, rebuilt from the slot map (without the counts that it was made from)."""
         self._require_slots()
-        return RankPlan(self._sizes.levels_of_slots(self.slots.numpy()), self.ranks)
+        slots = self.slots.numpy()
+        return RankPlan(self._sizes.levels_of_slots(slots), self.ranks, slots=slots)
 
     def build(self, input_shape: Any = None) -> None:
         """Create all tables. Their shapes follow from the plan alone, so the input shape is not needed."""

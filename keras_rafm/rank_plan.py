@@ -125,11 +125,13 @@ class RankPlan(PlanSizes):
         ranks: `D_1 < … < D_m`, one positive rank per level.
         counts: How often each feature occurs in the training data: non-negative numbers `[num_features]`, or `None`.
             Within a level the tables are ordered by falling count, and `summary` reports shares of occurrences.
+        slots: Where each feature stands in the tables, ints `[num_features]`, if that is fixed already (see `slots`
+            below); as a rule it follows from levels and counts.
 
     Raises:
-        TypeError: Levels or ranks are not integers.
+        TypeError: Levels, ranks or slots are not integers.
         ValueError: Ranks are not positive and increasing, a level is outside `1 … len(ranks)`, a count is negative or
-            not finite, there are no features, or the arrays' shapes do not fit.
+            not finite, slots do not put higher levels first, there are no features, or the arrays' shapes do not fit.
 
     Example:
 
@@ -140,13 +142,24 @@ class RankPlan(PlanSizes):
     ```
     """
 
-    def __init__(self, levels: npt.ArrayLike, ranks: Sequence[int], counts: npt.ArrayLike | None = None) -> None:
+    def __init__(
+        self,
+        levels: npt.ArrayLike,
+        ranks: Sequence[int],
+        counts: npt.ArrayLike | None = None,
+        *,
+        slots: npt.ArrayLike | None = None,
+    ) -> None:
         ranks = _checked_ranks(ranks)
         self._levels = _checked_levels(levels, len(ranks))
         self._counts = None if counts is None else _checked_counts(counts, self._levels.size)
-        self._slots = _slots_by_level_and_count(self._levels, self._counts)
-        sizes = np.bincount(self._levels, minlength=len(ranks) + 1)[1:][::-1].cumsum()[::-1]
-        super().__init__(ranks, sizes.tolist(), fingerprint_of_slots(self._slots))
+        sizes = np.bincount(self._levels, minlength=len(ranks) + 1)[1:][::-1].cumsum()[::-1].tolist()
+        self._slots_are_given = slots is not None
+        if slots is None:
+            self._slots = _slots_by_level_and_count(self._levels, self._counts)
+        else:
+            self._slots = _checked_slots(slots, self._levels, sizes)
+        super().__init__(ranks, sizes, fingerprint_of_slots(self._slots))
 
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike, ranks: Sequence[int], thresholds: Sequence[float]) -> RankPlan:
@@ -215,6 +228,8 @@ class RankPlan(PlanSizes):
         }
         if self._counts is not None:
             arrays["counts"] = self._counts
+        if self._slots_are_given:
+            arrays["slots"] = self._slots
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)
 
@@ -237,7 +252,7 @@ class RankPlan(PlanSizes):
         try:
             version = int(arrays["format_version"])
             if version <= _FORMAT_VERSION:
-                return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"))
+                return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"), slots=arrays.get("slots"))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is a damaged RankPlan file: {error}") from error
         raise ValueError(f"{os.fspath(path)} has RankPlan format {version}; this version reads up to {_FORMAT_VERSION}")
@@ -344,6 +359,24 @@ def _checked_levels(levels: npt.ArrayLike, num_levels: int) -> IntArray:
         raise ValueError(
             f"`levels` must be in 1 … {num_levels} (one level per rank). "
             f"Received: levels[{wrong[0]}]={array[wrong[0]]} ({wrong.size} such features)"
+        )
+    return array.astype(np.int32)
+
+
+def _checked_slots(slots: npt.ArrayLike, levels: IntArray, level_sizes: list[int]) -> IntArray:
+    array = np.asarray(slots)
+    if array.shape != levels.shape:
+        raise ValueError(f"`slots` must be of shape {levels.shape}, as `levels`. Received shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"`slots` must be integers. Received dtype {array.dtype}")
+    if not np.array_equal(np.sort(array), np.arange(array.size)):
+        raise ValueError(f"`slots` must hold each of 0 … {array.size - 1} once")
+    expected = sum((array < size).astype(np.int32) for size in level_sizes)
+    wrong = np.flatnonzero(expected != levels)
+    if wrong.size:
+        raise ValueError(
+            "`slots` must put features of higher level first. "
+            f"Received: slots[{wrong[0]}]={array[wrong[0]]} for a feature of level {levels[wrong[0]]}"
         )
     return array.astype(np.int32)
 

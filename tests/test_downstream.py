@@ -242,7 +242,7 @@ class TestDropout:
     def test_seed_advances_once_per_step(self, run_eagerly: bool) -> None:
         model = rafm_model(dropped, run_eagerly=run_eagerly)
         plain = keras.Model(*graph(dropped))
-        plain.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", run_eagerly=run_eagerly)
+        plain.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", run_eagerly=True)
         before = model.get_layer("drop").seed_generator.state.numpy()
         seeds = []
         for each in (model, plain):

@@ -181,7 +181,7 @@ CASES = {
         {"ids": "int32", "age_and_income": "float32"},
         log_loss_of(""),
     ),
-    "two_layers": Case(
+    "two_layers_regression": Case(
         two_layers,
         {"user": IDS, "item": LONG[::-1]},
         {"user": IDS, "item": LONG[::-1]},
@@ -189,7 +189,9 @@ CASES = {
         {"user": "int32", "item": "int64"},
         {"score"},
     ),
-    "shared_ids": Case(two_layers_on_the_same_ids, IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, {"score"}),
+    "shared_ids_uncompiled": Case(
+        two_layers_on_the_same_ids, IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, {"score"}
+    ),
     "two_outputs": Case(
         two_outputs,
         [IDS, DENSE],
@@ -201,8 +203,6 @@ CASES = {
     "outputs_by_key": Case(
         outputs_by_key, IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, log_loss_of("_p") | {"score_raw"}
     ),
-    "regression": Case(lambda: ids_only(loss="mse"), IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, {"score"}),
-    "uncompiled": Case(lambda: ids_only(loss=None), IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, {"score"}),
     "plain_keras_model": Case(plain_keras_model, IDS, {"ids": IDS}, {"ids": UNKNOWN}, {"ids": "int32"}, log_loss_of("")),
 }
 

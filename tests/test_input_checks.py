@@ -43,23 +43,25 @@ def ids_model(dtype: str = "int32", run_eagerly: bool = False) -> kr.RaFMModel:
 
 @pytest.mark.parametrize("run", RUNS)
 class TestEveryWayIn:
+    def model(self, run: str) -> kr.RaFMModel:
+        return ids_model(run_eagerly=run.endswith("on_batch"))
+
     def test_floats(self, run: str) -> None:
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float")):
-            RUNS[run](ids_model(), IDS + 0.9)
+            RUNS[run](self.model(run), IDS + 0.9)
 
-    @pytest.mark.parametrize("value", [TOO_WIDE, -TOO_WIDE])
-    def test_integers_that_do_not_fit(self, run: str, value: int) -> None:
+    def test_integers_that_do_not_fit(self, run: str) -> None:
         ids = IDS.astype("int64")
-        ids[2, 1] = value
-        message = rf"(?s)ids.*must fit int32 \(\[-2147483648, 2147483647\]\)\. Received the value.*{value}"
+        ids[2, 1] = TOO_WIDE
+        message = rf"(?s)ids.*must fit int32 \(\[-2147483648, 2147483647\]\)\. Received the value.*{TOO_WIDE}"
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            RUNS[run](ids_model(), ids)
+            RUNS[run](self.model(run), ids)
 
     def test_ids_out_of_range(self, run: str) -> None:
         ids = IDS.copy()
         ids[1, 0] = 77
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?s)rafm: ids must be in \[0, 9\), or -1.*77"):
-            RUNS[run](ids_model(), ids)
+            RUNS[run](self.model(run), ids)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "complex64"])
@@ -87,6 +89,11 @@ def test_int64_inputs_take_all_of_int64() -> None:
     ids[0, 0] = TOO_WIDE
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[0, 9\).*{TOO_WIDE}"):
         model.fit(ids, LABELS, verbose=0)
+
+
+def test_ids_below_the_range_of_the_input() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"must fit int32.*-{TOO_WIDE}"):
+        ids_model()(tf.constant([[0, 1, -TOO_WIDE]]))
 
 
 def test_unsigned_ids_beyond_int64() -> None:

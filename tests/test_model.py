@@ -102,7 +102,8 @@ class TestLogs:
 
     def test_names(self) -> None:
         model = make_model()
-        model.compile("sgd", LOGITS_LOSS, metrics=[keras.metrics.BinaryAccuracy(name="accuracy", threshold=0)])
+        accuracy = keras.metrics.BinaryAccuracy(name="accuracy", threshold=0)
+        model.compile("sgd", LOGITS_LOSS, metrics=[accuracy], run_eagerly=True)
         history = model.fit(IDS, LABELS, validation_data=(IDS, LABELS), verbose=0).history
         assert set(history) == {
             "loss",
@@ -116,7 +117,7 @@ class TestLogs:
 
     def test_names_stay_after_compiling_again(self) -> None:
         model = compiled()
-        model.compile("sgd", LOGITS_LOSS)
+        model.compile("sgd", LOGITS_LOSS, run_eagerly=True)
         assert set(model.fit(IDS, LABELS, verbose=0).history) == {"loss", "dependent_loss_1", "dependent_loss_2"}
 
     @pytest.mark.parametrize("scope", ["tables", "batch"])
@@ -138,7 +139,7 @@ class TestLogs:
 
     def test_evaluate_gives_values_in_the_order_of_keras(self) -> None:
         model = make_model()
-        model.compile("sgd", LOGITS_LOSS, metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
+        model.compile("sgd", LOGITS_LOSS, metrics=[keras.metrics.MeanAbsoluteError(name="mae")], run_eagerly=True)
         score = level_scores(model)[-1]
         loss, mae = model.evaluate(IDS, LABELS, batch_size=10, verbose=0)
         assert loss == pytest.approx(np.mean(cross_entropy(LABELS[:, 0], score)), rel=1e-5)
@@ -296,7 +297,7 @@ class TestWeightsAndReductions:
 
 class TestExecution:
     def test_how_steps_are_run_changes_neither_weights_nor_logs(self) -> None:
-        ways: list[dict[str, Any]] = [{}, {"steps_per_execution": 4}, {"run_eagerly": True}, {"jit_compile": False}]
+        ways: list[dict[str, Any]] = [{}, {"steps_per_execution": 4, "jit_compile": False}, {"run_eagerly": True}]
         models = [make_model() for _ in ways]
         histories = []
         for model, options in zip(models, ways, strict=True):
@@ -340,7 +341,7 @@ class TestExecution:
     def test_mixed_float16(self) -> None:
         model = compiled(optimizer=keras.optimizers.Adam(0.05), dependent_loss_weight=0.5, run_eagerly=False)
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-        assert model.predict(IDS, verbose=0).dtype == "float16"
+        assert model(IDS).dtype == "float16"
         losses = model.fit(IDS, LABELS, batch_size=8, epochs=15, verbose=0).history
         assert losses["loss"][-1] < 0.5 * losses["loss"][0]
         assert np.all(np.isfinite(losses["dependent_loss_1"]))
@@ -377,7 +378,7 @@ class TestCallbacks:
         model.fit(IDS, LABELS, epochs=2, callbacks=[saving], verbose=0)
         last = keras.models.load_model(tmp_path / "2.keras")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["1.keras", "2.keras"]
-        np.testing.assert_allclose(last.predict(IDS, verbose=0), model.predict(IDS, verbose=0), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(last(IDS).numpy(), model(IDS).numpy(), rtol=0, atol=1e-6)
 
     def test_learning_rate_scheduler(self) -> None:
         model = compiled()
@@ -643,7 +644,7 @@ class TestSeveralLayers:
         ids = keras.Input((4,), dtype="int32", name="ids")
         flat = make_layer("flat", plan=kr.RankPlan([1] * PLAN.num_features, ranks=(2,)))(ids)
         model = kr.RaFMModel(ids, keras.layers.Add()([flat, make_layer("deep")(ids)]))
-        model.compile("sgd", LOGITS_LOSS)
+        model.compile("sgd", LOGITS_LOSS, run_eagerly=True)
         assert set(model.fit(IDS, LABELS, verbose=0).history) == {
             "loss",
             "deep_dependent_loss_1",

@@ -433,3 +433,33 @@ def test_two_million_features() -> None:
     assert plan.level_sizes == (2_000_000, 1_000_000, 1_000)
     assert plan.num_active_factors == 8 * 2_000_000 + 64 * 1_000_000 + 512 * 1_000
     np.testing.assert_array_equal(plan.slots, np.arange(num_features))
+
+
+class TestGivenSlots:
+    def test_a_layer_of_the_plan_of_a_layer_takes_its_weights_file(self, tmp_path: Path) -> None:
+        """`layer.plan` has no counts, but the order of the tables that they gave."""
+        layer = kr.RaFMLayer(kr.RankPlan.from_counts([1, 9, 3, 12], (2, 3), (5,)))
+        layer.build()
+        plan = layer.plan
+        np.testing.assert_array_equal(plan.slots, [3, 1, 2, 0])
+        plan.save(tmp_path / "plan")
+        assert kr.RankPlan.load(tmp_path / "plan") == plan
+        weights: dict[str, np.ndarray] = {}
+        layer.save_own_variables(weights)
+        other = kr.RaFMLayer(kr.RankPlan.load(tmp_path / "plan"))
+        other.build()
+        other.load_own_variables(weights)
+        np.testing.assert_array_equal(other.factors(2)[1], layer.factors(2)[1])
+
+    @pytest.mark.parametrize(
+        ("slots", "error", "message"),
+        [
+            ([0, 1], ValueError, r"shape \(3,\), as `levels`"),
+            ([0.0, 1.0, 2.0], TypeError, "integers"),
+            ([0, 0, 1], ValueError, "each of 0 … 2 once"),
+            ([0, 1, 2], ValueError, r"slots\[0\]=0 for a feature of level 1"),
+        ],
+    )
+    def test_slots_that_do_not_fit(self, slots: list, error: type, message: str) -> None:
+        with pytest.raises(error, match=message):
+            kr.RankPlan([1, 2, 2], (1, 2), slots=slots)

@@ -1,0 +1,75 @@
+"""Checks of what users hand over as Python values and NumPy arrays; each error names the argument and the value."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Option = TypeVar("Option", bound=str)
+
+
+def one_of(given: Option, allowed: tuple[Option, ...], name: str) -> Option:
+    """`given` if it is one of the allowed words.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if given not in allowed:
+        raise ValueError(f"`{name}` must be one of {allowed}. Received: {given!r}")
+    return given
+
+
+def weights_per_level(given: Any, size: int, name: str) -> tuple[float, ...]:
+    """`size` non-negative numbers, from one number for all or a sequence.
+
+    Raises:
+        ValueError: The sequence has another length, or a number is negative, NaN or infinite.
+    """
+    try:
+        array = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty((0, 0))
+    if array.shape not in ((), (size,)):
+        raise ValueError(f"`{name}` must be a number or a sequence of {size} numbers. Received: {given!r}")
+    numbers = (float(array),) * size if array.ndim == 0 else tuple(array.tolist())
+    if not all(np.isfinite(x) and x >= 0 for x in numbers):
+        raise ValueError(f"`{name}` must be non-negative and finite. Received: {given}")
+    return numbers
+
+
+def finite_array(given: npt.ArrayLike, shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+    """A float64 array of the shape.
+
+    Raises:
+        ValueError: The shape differs, or a number is NaN or infinite.
+    """
+    numbers = np.asarray(given, dtype=np.float64)
+    if numbers.shape != shape:
+        raise ValueError(f"`{name}` must be of shape {shape}. Received: shape {numbers.shape}")
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"`{name}` must be finite. Received: {numbers[~np.isfinite(numbers)][0]}")
+    return numbers
+
+
+def distinct_ids(feature_ids: npt.ArrayLike, num_features: int) -> npt.NDArray[np.int64]:
+    """Feature ids, int64 `[n]`.
+
+    Raises:
+        TypeError: They are not integers.
+        ValueError: They are not one-dimensional, one is outside `[0, num_features)`, or one is there twice.
+    """
+    ids = np.asarray(feature_ids)
+    if ids.ndim != 1:
+        raise ValueError(f"`feature_ids` must be one-dimensional. Received: shape {ids.shape}")
+    if ids.size and not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"`feature_ids` must be integers. Received: dtype {ids.dtype}")
+    ids = ids.astype(np.int64)
+    wrong = (ids < 0) | (ids >= num_features)
+    if np.any(wrong):
+        raise ValueError(f"`feature_ids` must be in [0, {num_features}). Received: {ids[np.argmax(wrong)]}")
+    unique, times = np.unique(ids, return_counts=True)
+    if unique.size != ids.size:
+        raise ValueError(f"`feature_ids` must not repeat. Received feature {unique[np.argmax(times)]} more than once")
+    return ids
