@@ -54,6 +54,11 @@ class Split:
     validation: kr.data.Samples
     test: kr.data.Samples
 
+    @property
+    def ids_alone(self) -> bool:
+        """Whether every value is 1, so that the model need not take values."""
+        return self.train.one_hot and self.validation.one_hot and self.test.one_hot
+
 
 def compare(
     split: Split, plan: kr.RankPlan, settings: Settings, seeds: Iterable[int], with_plain_fms: bool
@@ -92,7 +97,7 @@ def train(
     layer = kr.RaFMLayer(plan, **options)
     ids = keras.Input((split.train.num_fields,), dtype=split.train.ids.dtype.name, name="ids")
     inputs = {"ids": ids}
-    if not split.train.one_hot:
+    if not split.ids_alone:
         inputs["values"] = keras.Input((split.train.num_fields,), name="values")
     model = kr.RaFMModel(inputs, layer(inputs) if len(inputs) > 1 else layer(ids))
     if settings.task == "classification":
@@ -106,8 +111,8 @@ def train(
     monitor = f"val_{metric.name}"
     progress = _Progress(label, settings.max_epochs, monitor)
     model.fit(
-        _batches(split.train, settings.batch_size, seed, len(inputs) == 1),
-        validation_data=_batches(split.validation, settings.batch_size, None, len(inputs) == 1),
+        _batches(split.train, settings.batch_size, seed, split.ids_alone),
+        validation_data=_batches(split.validation, settings.batch_size, None, split.ids_alone),
         epochs=settings.max_epochs,
         shuffle=False,  # the training batches shuffle themselves
         verbose=0,
@@ -121,8 +126,7 @@ def train(
 
 def level_scores(layer: kr.RaFMLayer, samples: kr.data.Samples) -> np.ndarray:
     """`ŷ_1 … ŷ_m` of every sample: `[N, m]`."""
-    function = tf.function(layer.level_scores, reduce_retracing=True)
-    return np.concatenate([function(inputs).numpy() for inputs, _ in samples.dataset(8192)])
+    return np.concatenate([layer.level_scores(inputs).numpy() for inputs, _ in samples.dataset(8192)])
 
 
 def print_table(rows: list[Row]) -> None:

@@ -12,17 +12,21 @@ import tensorflow as tf
 from keras_rafm.occurrences import require
 
 
-def check_integer_inputs(inputs: Any, model: keras.Model) -> None:
+def check_integer_inputs(inputs: Any, model: keras.Model) -> list[tf.Tensor]:
     """Refuse what the cast to an integer `keras.Input` would change.
 
     Args:
         inputs: As given to the model, before Keras casts them.
         model: A functional model.
 
+    Returns:
+        What the step has to wait for, as `require`.
+
     Raises:
         TypeError: Data for an integer input has another dtype.
         tf.errors.InvalidArgumentError: A value does not fit the dtype of its input.
     """
+    checked: list[tf.Tensor] = []
     for given, declared in _pair_inputs(inputs, model.input, model.inputs):
         if given is None or isinstance(given, keras.KerasTensor):
             continue
@@ -39,12 +43,13 @@ def check_integer_inputs(inputs: Any, model: keras.Model) -> None:
             flat = given.flat_values if isinstance(given, tf.RaggedTensor) else tf.convert_to_tensor(given)
             lowest, highest = max(dtype.min, limits.min), min(dtype.max, limits.max)
             fits = (flat >= tf.constant(lowest, dtype)) & (flat <= tf.constant(highest, dtype))
-            require(
+            checked += require(
                 tf.reduce_all(fits),
                 f"Input '{declared.name}' of {model.name} must fit {declared.dtype} "
                 f"([{limits.min}, {limits.max}]). Received the value",
                 functools.partial(_first_where_not, fits, flat),
             )
+    return checked
 
 
 def _first_where_not(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,8 +16,9 @@ from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums
 from keras_rafm.lookup import DistinctSlots, Rows, sum_rows, sum_scalars
-from keras_rafm.occurrences import occurrences
+from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
+from keras_rafm.replicas import with_dense_gradient
 from keras_rafm.scopes import active_recording
 
 _UNSET_SLOT = -1
@@ -44,6 +45,9 @@ class RaFMLayer(keras.layers.Layer):
     layer sees them, so that float, NaN or too large ids are noticed here only in a direct call; `RaFMModel`
     checks first.
 
+    Values should be about 1 in size: the score is computed from squares of sums, so that one value of 1,000 beside others
+    of 1 costs three of the seven digits of float32 (`dtype="float64"` has digits to spare).
+
     Output: `[B, 1]` in the compute dtype. Sums are computed in float32 (float64 under a float64 policy) whatever the
     compute dtype, and tables are kept in the variable dtype.
 
@@ -55,8 +59,10 @@ class RaFMLayer(keras.layers.Layer):
             Each table draws its own numbers, also from one initialiser with a seed.
         linear_initializer: Initialiser of `w`.
         factors_l2: The loss gets `factors_l2 · Σ v²`; a number or a sequence with one per level.
-        factors_l2_scope: `"tables"`: the sum is over the whole tables, in training and in evaluation. `"batch"`: over
-            the distinct rows that the batch reads.
+        factors_l2_scope: `"tables"`: the sum is over the whole tables. It pulls on every row in every step, which is what
+            makes RaFM accurate, at the cost of a gradient as large as the tables. `"batch"`: over the distinct rows
+            that the batch reads, at the cost of these; the loss that `evaluate` reports then depends on the batch
+            size, and on several replicas it is the mean of what each one's batch gives.
         linear_l2: The loss gets `linear_l2 · Σ w²`, over the same scope.
         dependent_gradient: Which loss moves the dependent factors: `"both"` (the upper one through `U_k·T_k` and the
             lower one; the authors' program), `"lower"` (strict bi-level) or `"upper"` (no imitation).
@@ -150,7 +156,8 @@ class RaFMLayer(keras.layers.Layer):
             name="slots",
             shape=(self.num_features,),
             dtype="int32",
-            initializer=self._initialize_slots,
+            # A closure over the array: Keras may run it long after this method, when it builds a model symbolically.
+            initializer=_slots_initializer(self._initial_slots),
             trainable=False,
         )
         # The layer's own autocast=False is not enough: under a mixed policy, whole tables would be cast.
@@ -172,15 +179,21 @@ class RaFMLayer(keras.layers.Layer):
         dependent_tables: list[keras.Variable] = []
         for index, (size, above) in enumerate(self._slot_ranges()):
             options = {"regularizer": _l2(self.factors_l2[index]) if over_tables else None, **exact}
-            initializer = self.factors_initializers[index]
-            for kind, (tables, num_rows) in enumerate(((free_tables, size - above), (dependent_tables, above))):
-                if kind == 1 and index == self.num_levels - 1:
-                    continue  # nothing is above the last level
-                tables.append(
+            initializer, rank = self.factors_initializers[index], self.ranks[index]
+            free_tables.append(
+                self.add_weight(
+                    name=f"free_{index + 1}",
+                    shape=(size - above, rank),
+                    initializer=self._seeded(initializer, 1 + 2 * index),
+                    **options,
+                )
+            )
+            if index < self.num_levels - 1:  # nothing is above the last level
+                dependent_tables.append(
                     self.add_weight(
-                        name=f"{('free', 'dependent')[kind]}_{index + 1}",
-                        shape=(num_rows, self.ranks[index]),
-                        initializer=self._seeded(initializer, 1 + 2 * index + kind),
+                        name=f"dependent_{index + 1}",
+                        shape=(above, rank),
+                        initializer=self._seeded(initializer, 2 + 2 * index),
                         **options,
                     )
                 )
@@ -208,7 +221,7 @@ class RaFMLayer(keras.layers.Layer):
         """
         linear, levels, penalty = self._sums(inputs)
         if penalty is not None:
-            self.add_loss(penalty)
+            self.add_loss(_as_loss(penalty))
         if training:
             self._report_level_scores(linear, levels)
         return self._as_output(interactions.score(linear, levels, self.dependent_gradient))
@@ -216,8 +229,14 @@ class RaFMLayer(keras.layers.Layer):
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
         """Shape and dtype of the score: Keras infers them here for every kind of input."""
         del training
+        check_symbolic_inputs(inputs, self.num_features, where=self.name)
         first = keras.tree.flatten(inputs)[0]
         return keras.KerasTensor((first.shape[0], 1), dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """`(B, 1)`, from the shape of the ids or a mapping of shapes."""
+        shape = input_shape["ids"] if isinstance(input_shape, Mapping) else input_shape
+        return (shape[0], 1)
 
     def level_scores(self, inputs: Any) -> tf.Tensor:
         """`ŷ_1 … ŷ_m` of a batch: float `[B, m]`.
@@ -382,7 +401,7 @@ class RaFMLayer(keras.layers.Layer):
         linear = tf.zeros([found.num_samples], dtype)
         if self.linear_weights is not None:
             rows = distinct.rows(0, self.num_features)
-            weights = tf.cast(tf.gather(self.linear_weights.value, rows.indices), dtype)
+            weights = _look_up(self.linear_weights, rows, dtype)
             linear += sum_scalars(weights, rows, rows.values)
             penalties.append(self.linear_l2 * tf.reduce_sum(tf.square(weights)))
         if self.bias_weight is not None:
@@ -390,7 +409,7 @@ class RaFMLayer(keras.layers.Layer):
 
         def table_sums(table: keras.Variable, rows: Rows, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
             """`Σ x_i v_i` (`[B, D]`) and `Σ x_i²|v_i|²` (`[B]`), from the one lookup of the table in a call."""
-            factors = tf.cast(tf.gather(table.value, rows.indices), dtype)
+            factors = _look_up(table, rows, dtype)
             squares = tf.reduce_sum(tf.square(factors), axis=1)
             penalties.append(l2 * tf.reduce_sum(squares))
             return sum_rows(factors, rows), sum_scalars(squares, rows, tf.square(rows.values))
@@ -409,16 +428,17 @@ class RaFMLayer(keras.layers.Layer):
     def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelSums]) -> None:
         if self.num_levels == 1:
             return
+        # Not in the compute dtype: small differences between the scores vanish in float16.
         scores = interactions.imitating_scores(linear, levels)
         recording = active_recording()
         if recording is not None:
-            recording[self.name] = [self._as_output(s) for s in scores]
+            recording[self.name] = [s[:, None] for s in scores]
             return
-        # Not in the compute dtype: squares of small differences vanish in float16.
         weights = self.dependent_loss_weights(DEFAULT_SQUARED_ERROR_WEIGHT)
         for weight, (level_score, next_score) in zip(weights, itertools.pairwise(scores), strict=True):
             if weight:
-                self.add_loss(weight * tf.reduce_mean(tf.square(tf.stop_gradient(next_score) - level_score)))
+                difference = tf.stop_gradient(next_score) - level_score
+                self.add_loss(_as_loss(weight * tf.reduce_mean(tf.square(difference))))
 
     def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
         return tf.cast(scores, self.compute_dtype)[:, None]
@@ -439,15 +459,10 @@ class RaFMLayer(keras.layers.Layer):
         features[slots] = np.arange(slots.size, dtype=slots.dtype)
         return features
 
-    def _initialize_slots(self, shape: Any, dtype: Any = None) -> tf.Tensor:
-        if self._initial_slots is None:
-            return tf.fill(shape, tf.constant(_UNSET_SLOT, dtype))
-        return tf.constant(self._initial_slots, dtype)
-
     def _require_slots(self) -> None:
         """A layer made from a config has no slot map until its weights are set: seen here once, then remembered."""
         self.build()
-        if self._slots_are_set:
+        if self._slots_are_set or _keras_infers_shapes():
             return
         with tf.init_scope():
             slots = self.slots.numpy()
@@ -488,8 +503,39 @@ class RaFMLayer(keras.layers.Layer):
         return initializer.__class__.from_config(config)
 
 
+class _L2(keras.regularizers.L2):
+    """In Keras' default float dtype, which a compiled loss has, whatever the dtype of the table."""
+
+    def __call__(self, x: Any) -> tf.Tensor:
+        return _as_loss(super().__call__(x))
+
+
 def _l2(factor: float) -> keras.regularizers.Regularizer | None:
-    return keras.regularizers.L2(factor) if factor else None
+    return _L2(factor) if factor else None
+
+
+def _as_loss(value: tf.Tensor) -> tf.Tensor:
+    return tf.cast(value, keras.config.floatx())
+
+
+def _slots_initializer(slots: npt.NDArray[np.int32] | None) -> Callable[..., tf.Tensor]:
+    def initialize(shape: Any, dtype: Any = None) -> tf.Tensor:
+        return tf.fill(shape, tf.constant(_UNSET_SLOT, dtype)) if slots is None else tf.constant(slots, dtype)
+
+    return initialize
+
+
+def _keras_infers_shapes() -> bool:
+    """Whether Keras runs an enclosing layer in a graph that is thrown away, as when it loads one: weights come later."""
+    return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.startswith("scratch_graph")
+
+
+def _look_up(table: keras.Variable, rows: Rows, dtype: str) -> tf.Tensor:
+    """The distinct rows of a table that a batch reads: `[r, …]`."""
+    values = table.value
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1 and active_recording() is None:
+        values = with_dense_gradient(values)
+    return tf.cast(tf.gather(values, rows.indices), dtype)
 
 
 def _assign_rows(variable: keras.Variable, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

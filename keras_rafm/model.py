@@ -29,9 +29,13 @@ class RaFMModel(keras.Model):
     `RaFMLayer`.
 
     `fit` logs `loss` (the compiled loss plus regularisation, as `evaluate`), `dependent_loss_1 …
-    dependent_loss_{m−1}` (unweighted; with the layer's name in front where there are several `RaFMLayer`s) and the metrics.
+    dependent_loss_{m−1}` (without `dependent_loss_weight`; with the layer's name in front where there are several
+    `RaFMLayer`s) and the metrics.
 
     Integer inputs are checked before Keras casts them: floats, or integers that the declared dtype can't hold, raise.
+
+    Under a synchronous distribution strategy training equals that on one device. Gradient clipping is the exception: Keras
+    clips before it sums over replicas.
 
     Args:
         inputs: `keras.Input`s, in any structure that `keras.Model` takes.
@@ -82,16 +86,18 @@ class RaFMModel(keras.Model):
         """Run the graph on inputs that pass the check of integer inputs."""
         # Under a distribution strategy Keras builds the model on the mean of the replicas' batches, whose ids are floats:
         # there the steps check.
+        checked = []
         if tf.executing_eagerly() or not tf.distribute.has_strategy():
-            check_integer_inputs(inputs, self)
-        return super().call(inputs, training=training, mask=mask, **kwargs)
+            checked = check_integer_inputs(inputs, self)
+        with tf.control_dependencies(checked):
+            return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One bi-level update: one forward pass, one backward pass."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        check_integer_inputs(x, self)
+        checked = check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
-            with recording_level_scores() as level_scores:
+            with tf.control_dependencies(checked), recording_level_scores() as level_scores:
                 y_pred, joining_values = self._graph.forward(x)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)
@@ -107,7 +113,7 @@ class RaFMModel(keras.Model):
         # The loss is divided by the number of replicas since gradients are summed over them; logs are means.
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
         batch_size = tf.shape(keras.tree.flatten(y_pred)[0])[0]
-        (loss_tracker,) = (metric for metric in self.metrics if metric.name == "loss")
+        loss_tracker = next(metric for metric in self.metrics if metric.name == "loss")  # Keras lists its own first
         loss_tracker.update_state(loss * num_replicas, sample_weight=batch_size)
         for tracker, value in zip(self._dependent_loss_trackers, dependent_losses, strict=True):
             tracker.update_state(value * num_replicas, sample_weight=batch_size)

@@ -86,32 +86,71 @@ def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tenso
     return [tf.cond(condition, lambda: tf.constant(True), fail)]
 
 
-def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
-    ids, values = inputs, None
-    if isinstance(inputs, Mapping):
-        if set(inputs) - {"ids", "values"} or "ids" not in inputs:
+def check_symbolic_inputs(inputs: Any, num_features: int, where: str) -> None:
+    """Check what can be seen of inputs while a graph of `keras.KerasTensor`s is made.
+
+    Raises:
+        TypeError, ValueError: As `occurrences`.
+    """
+    if getattr(inputs, "sparse", False):
+        _check_dtype_of_values(tf.as_dtype(inputs.dtype), where)
+        if not tf.TensorShape(inputs.shape).is_compatible_with([None, num_features]):
             raise ValueError(
-                f"{where}: a mapping of inputs must have the keys 'ids' and 'values'. Received: {sorted(inputs)}"
+                f"{where}: a sparse input must be of shape [batch, num_features={num_features}]. "
+                f"Received: shape {tuple(inputs.shape)}"
             )
-        ids, values = inputs["ids"], inputs.get("values")
+        return
+    ids, values = _split(inputs, where)
+    _check_ids_and_values(ids, values, where)
+    if values is not None and getattr(ids, "ragged", False) != getattr(values, "ragged", False):
+        raise TypeError(f"{where}: `ids` and `values` must both be dense or both be ragged")
+
+
+def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
+    ids, values = _split(inputs, where)
     ids, values = _as_tensor(ids), None if values is None else _as_tensor(values)
-    if isinstance(ids, tf.SparseTensor) or isinstance(values, tf.SparseTensor):
+    _check_ids_and_values(ids, values, where)
+    return ids, values
+
+
+def _split(inputs: Any, where: str) -> tuple[Any, Any]:
+    if isinstance(inputs, (list, tuple)) and len(inputs) > 1:
+        raise TypeError(
+            f"{where}: inputs must be ids, or {{'ids': ids, 'values': values}}. Received: a {type(inputs).__name__} of "
+            f"{len(inputs)}"
+        )
+    if not isinstance(inputs, Mapping):
+        return inputs, None
+    if set(inputs) - {"ids", "values"} or "ids" not in inputs:
+        raise ValueError(f"{where}: a mapping of inputs must have the keys 'ids' and 'values'. Received: {sorted(inputs)}")
+    return inputs["ids"], inputs.get("values")
+
+
+def _check_ids_and_values(ids: Any, values: Any, where: str) -> None:
+    """Kinds, dtypes and what is known of the shapes; of tensors or of `keras.KerasTensor`s."""
+    if any(isinstance(x, tf.SparseTensor) or getattr(x, "sparse", False) for x in (ids, values)):
         raise TypeError(f"{where}: a tf.SparseTensor holds ids and values at once and must be given alone")
-    if ids.dtype not in (tf.int32, tf.int64):
-        raise TypeError(f"{where}: ids must be int32 or int64. Received: dtype {ids.dtype.name}")
-    if values is not None and not (values.dtype.is_floating or values.dtype.is_integer):
-        raise TypeError(f"{where}: values must be numbers. Received: dtype {values.dtype.name}")
+    dtype = tf.as_dtype(ids.dtype)
+    if dtype not in (tf.int32, tf.int64):
+        hint = " (declare the input with keras.Input(shape, dtype='int32'))" if dtype.is_floating else ""
+        raise TypeError(f"{where}: ids must be int32 or int64. Received: dtype {dtype.name}{hint}")
+    if values is not None:
+        _check_dtype_of_values(tf.as_dtype(values.dtype), where)
     for name, tensor in (("ids", ids), ("values", values)):
-        if tensor is not None and tensor.shape.rank not in (None, 2):
+        if tensor is not None and tf.TensorShape(tensor.shape).rank not in (None, 2):
             raise ValueError(
                 f"{where}: `{name}` must be of shape [batch, occurrences]. Received: shape {tuple(tensor.shape)}"
             )
-    if values is not None and not ids.shape.is_compatible_with(values.shape):
+    if values is not None and not tf.TensorShape(ids.shape).is_compatible_with(values.shape):
         raise ValueError(
             f"{where}: `ids` and `values` must have the same shape. "
             f"Received: ids {tuple(ids.shape)}, values {tuple(values.shape)}"
         )
-    return ids, values
+
+
+def _check_dtype_of_values(dtype: tf.DType, where: str) -> None:
+    if not (dtype.is_floating or dtype.is_integer):
+        raise TypeError(f"{where}: values must be numbers. Received: dtype {dtype.name}")
 
 
 def _as_tensor(x: Any) -> Any:
@@ -164,20 +203,19 @@ def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: 
             f"{where}: a tf.SparseTensor must be of shape [batch, num_features={num_features}]. "
             f"Received: shape {inputs.shape}"
         )
-    if not (inputs.dtype.is_floating or inputs.dtype.is_integer):
-        raise TypeError(f"{where}: values must be numbers. Received: dtype {inputs.dtype.name}")
-    require(
+    _check_dtype_of_values(inputs.dtype, where)
+    checked = require(
         tf.equal(inputs.dense_shape[1], num_features),
         f"{where}: a tf.SparseTensor must be of shape [batch, num_features={num_features}]. Received the shape",
         lambda: inputs.dense_shape,
     )
     samples = inputs.indices[:, 0]
-    in_order = require(
+    checked += require(
         tf.reduce_all(samples[1:] >= samples[:-1]),
         f"{where}: the rows of a tf.SparseTensor must be in order (tf.sparse.reorder does it). Received the first row",
         lambda: samples[0],
     )
-    with tf.control_dependencies(in_order):
+    with tf.control_dependencies(checked):
         samples = tf.identity(samples)
     return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0])
 

@@ -28,3 +28,13 @@ def each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
 
     summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, list(itertools.compress(gradients, is_sparse))))
     return [own_part(next(summed)) if sparse else g for g, sparse in zip(gradients, is_sparse, strict=True)]
+
+
+@tf.custom_gradient
+def with_dense_gradient(table: tf.Tensor) -> tuple[tf.Tensor, object]:
+    """The table, with a dense gradient of lookups in it.
+
+    For training steps that are not ours: they would sum sparse gradients over replicas by putting them one behind the
+    other.
+    """
+    return tf.identity(table), tf.convert_to_tensor

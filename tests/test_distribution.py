@@ -96,3 +96,14 @@ def test_float_ids_are_refused() -> None:
     for run in (lambda: model.fit(data, shuffle=False, verbose=0), lambda: model.evaluate(data, verbose=0)):
         with pytest.raises(TypeError, match=r"Input 'ids' .* must be integers \(int32\). Received: dtype float64"):
             run()
+
+
+def test_a_plain_model_too_trains_two_devices_as_one() -> None:
+    """Its `train_step` is Keras' own, which does not merge sparse gradients over devices: the layer gives it dense ones."""
+    models = []
+    for devices in (1, 2):
+        with strategy_of(devices).scope():
+            models.append(build("mse", keras.optimizers.Adam(0.02, epsilon=1e-3), plain=True, factors_l2=0.0))
+        models[-1].fit(batches(40), epochs=2, shuffle=False, verbose=0)
+    for one, two in zip(*(model.weights for model in models), strict=True):
+        np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=0, atol=1e-6, err_msg=one.path)

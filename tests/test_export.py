@@ -331,6 +331,26 @@ def test_server_says_nothing_of_custom_gradients(served: Served) -> None:
     assert "custom gradient" not in served.log.lower()
 
 
+@pytest.mark.parametrize(
+    ("top", "score"),
+    [
+        (keras.layers.Activation("sigmoid"), 40.0),
+        (keras.ops.sigmoid, np.log(1 / 1.1920929e-07 - 1)),  # float32 next below 1
+        (keras.layers.Dense(1, kernel_initializer="ones", activation="sigmoid"), np.log(1 / 1.1920929e-07 - 1)),
+    ],
+    ids=["layer", "operation", "dense"],
+)
+def test_score_where_the_probability_is_one(tmp_path: Path, top: Any, score: float) -> None:
+    """The logit itself where the model shows it, else the largest that a float32 probability below 1 has."""
+    ids = ids_input()
+    made = model(ids, top(rafm(ids)), "binary_crossentropy")
+    made.get_layer("rafm").assign_bias(40.0)
+    serve = tf.saved_model.load(str(kr.export(made, tmp_path / "m"))).signatures["serving_default"]
+    response = serve(ids=tf.fill([1, 4], -1))
+    assert response["probability"].numpy() == 1.0
+    assert response["score"].numpy() == pytest.approx(score, rel=1e-2)
+
+
 class TestVersions:
     def test_next_after_the_highest(self, tmp_path: Path) -> None:
         made = ids_only()
@@ -389,8 +409,8 @@ class TestErrors:
             def call(self, inputs: Any) -> Any:
                 return inputs
 
-        sequential = keras.Sequential([ids_input(), kr.RaFMLayer(PLAN)])
-        for made in (Subclassed(), sequential, kr.RaFMLayer(PLAN), None):
+        unbuilt = keras.Sequential([kr.RaFMLayer(PLAN)])
+        for made in (Subclassed(), unbuilt, kr.RaFMLayer(PLAN), None):
             self.assert_refused(made, tmp_path / "m", TypeError, "must be a functional keras.Model")
 
     def test_no_rafm_layer(self, tmp_path: Path) -> None:

@@ -145,6 +145,12 @@ class TestLogs:
         assert loss == pytest.approx(np.mean(cross_entropy(LABELS[:, 0], score)), rel=1e-5)
         assert mae == pytest.approx(np.mean(np.abs(score - LABELS[:, 0])), rel=1e-5)
 
+    def test_loss_of_an_epoch_is_a_mean_over_samples(self) -> None:
+        model = compiled(optimizer=keras.optimizers.SGD(0.0))
+        expected = np.mean(cross_entropy(LABELS[:, 0], level_scores(model)[-1]))
+        history = model.fit(IDS, LABELS, batch_size=20, shuffle=False, verbose=0).history  # 20 and 4
+        assert history["loss"] == pytest.approx([expected], rel=1e-5)
+
     def test_one_level_has_no_dependent_loss(self) -> None:
         model = compiled(plan=kr.RankPlan([1] * PLAN.num_features, ranks=(4,)))
         plain = keras.Model(model.input, model.output)
@@ -223,6 +229,22 @@ class TestDependentLoss:
 
         model.train_on_batch(np.array([[0, 2, 4, 6]], "int32"), LABELS[:1])  # two features above level 1
         assert np.max(np.abs(layer_of(model).dependent_tables[0].numpy() - before["rafm/dependent_1"])) > 1e-3
+
+    @pytest.mark.parametrize("level", [1, 2])
+    @pytest.mark.parametrize("loss", [LOGITS_LOSS, keras.losses.MeanSquaredError()], ids=["log_loss", "squared"])
+    def test_of_a_level_moves_the_dependent_factors_of_that_level_alone(self, level: int, loss: keras.losses.Loss) -> None:
+        """Not those of the next level, which it imitates, and not those of the levels below."""
+        without = compiled(loss, dependent_loss_weight=0.0)
+        with_it = compiled(loss, dependent_loss_weight=(5.0, 0.0) if level == 1 else (0.0, 5.0))
+        for model in (without, with_it):
+            model.train_on_batch(IDS, LABELS)
+        expected = weights_by_name(without)
+        differing = {
+            path
+            for path, value in weights_by_name(with_it).items()
+            if not np.allclose(value, expected[path], rtol=0, atol=1e-6)
+        }
+        assert differing == {"rafm/linear", "rafm/bias", f"rafm/dependent_{level}"}
 
     def test_in_mode_upper_is_logged_and_moves_nothing(self) -> None:
         model, ablated = compiled(dependent_gradient="upper"), compiled(dependent_loss_weight=0.0)

@@ -25,7 +25,8 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     The signature `serving_default` takes named inputs:
 
     - `ids` `[B, F]` in the dtype of the model's input (int64 for a sparse one); −1 is padding, and ids outside
-      `[0, num_features)` (features unseen in training) contribute nothing;
+      `[0, num_features)` (features unseen in training) contribute nothing to a `RaFMLayer`. Another layer that reads the
+      same input, such as an `Embedding`, gets all ids as they are and must be able to take them;
     - `values` `[B, F]` in the dtype of the model's input (float32 for a sparse one), where the model takes values; a
       ragged or sparse model takes them padded in the same way;
     - any other input of the model under its own name. So do ids and values of a model with several of them.
@@ -37,28 +38,37 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     that watches the directory never sees half of it.
 
     Args:
-        model: A functional model, `RaFMModel` or other.
+        model: A functional model, `RaFMModel` or other, or a built Sequential.
         path: The model directory, which is made if needed. It holds nothing but integer versions.
 
     Returns:
         The new version directory: `path/1`, or one above the highest there.
 
     Raises:
-        TypeError: The model is not functional.
-        ValueError: There is no `RaFMLayer` in the model, the directory holds something else than versions, or an input is
-            ragged or sparse and goes elsewhere than into a `RaFMLayer`.
+        TypeError: The model is neither functional nor a built Sequential.
+        ValueError: There is no `RaFMLayer` in the model, the directory is not a local one or holds something else than
+            versions, or an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`.
     """
-    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):  # subclassed or Sequential
-        raise TypeError(f"`model` must be a functional keras.Model. Received: {model!r} of type {type(model).__name__}")
+    if isinstance(model, keras.Sequential) and model.built:
+        graph = keras.Model(model.inputs, model.outputs)
+    elif isinstance(model, keras.Model) and hasattr(model, "operations"):  # a subclassed model has none
+        graph = model
+    else:
+        raise TypeError(
+            "`model` must be a functional keras.Model or a built Sequential. "
+            f"Received: {model!r} of type {type(model).__name__}"
+        )
+    if "://" in os.fspath(path):
+        raise ValueError(f"`path` must be a local directory. Received: {os.fspath(path)}")
     directory = Path(path)
-    inputs = _serving_inputs(model)
+    inputs = _serving_inputs(graph)
     version = _next_version(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint("serving_default", _serving_function(model, inputs), inputs.specs)
+        archive.add_endpoint("serving_default", _serving_function(graph, inputs, _heads(graph, model)), inputs.specs)
         archive.write_out(
             str(unfinished / "model"),
             tf.saved_model.SaveOptions(experimental_custom_gradients=False),
@@ -141,8 +151,7 @@ def _roles_of_inputs(model: keras.Model) -> list[tuple[Any, Any]]:
     return roles
 
 
-def _serving_function(model: keras.Model, inputs: _ServingInputs) -> Any:
-    heads = _heads(model)
+def _serving_function(model: keras.Model, inputs: _ServingInputs, heads: list[tuple[str, Any]]) -> Any:
     # One run gives the outputs, and the logits that their sigmoids were computed from.
     logits = [_logit_of(output) for output in model.outputs]
     run = keras.Model(model.input, [*model.outputs, *(logit for logit in logits if logit is not None)])
@@ -182,13 +191,13 @@ def _model_input(kind: str, tensors: list[tf.Tensor], num_columns: int | None) -
     return tensors[0]
 
 
-def _heads(model: keras.Model) -> list[tuple[str, Any]]:
-    """Per output, the suffix of its names and what a response says of it."""
-    several = len(model.outputs) > 1
-    names = names_of_outputs(model)
-    losses: list[OutputImitation | None] = [None] * len(model.outputs)
-    if model.compiled and model.loss is not None:
-        losses = imitations_of(model.loss, None, names)
+def _heads(graph: keras.Model, compiled: keras.Model) -> list[tuple[str, Any]]:
+    """Per output of the graph, the suffix of its names and what a response says of it, given the compiled loss."""
+    several = len(graph.outputs) > 1
+    names = names_of_outputs(graph)
+    losses: list[OutputImitation | None] = [None] * len(graph.outputs)
+    if compiled.compiled and compiled.loss is not None:
+        losses = imitations_of(compiled.loss, None, names)
     heads: list[tuple[str, Any]] = []
     for name, imitation in zip(names, losses, strict=True):
         suffix = f"_{name}" if several else ""

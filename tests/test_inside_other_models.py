@@ -1,0 +1,167 @@
+"""`RaFMLayer` where Keras builds it late or casts around it: subclassed models, wrappers, Sequential, other dtypes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_rafm as kr
+
+PLAN = kr.RankPlan([2, 1, 3, 1, 2, 3, 1, 1], ranks=(2, 3, 4))
+IDS = np.array([[0, 1, 2], [5, 4, 7], [3, 2, 6], [1, 0, -1]], "int32")
+LABELS = np.array([[1], [0], [1], [0]], "float32")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Wrapper(keras.layers.Layer):
+    def __init__(self, rafm: kr.RaFMLayer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rafm = rafm
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        return 2.0 * self.rafm(ids)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rafm": keras.saving.serialize_keras_object(self.rafm)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Wrapper":
+        return cls(keras.saving.deserialize_keras_object(config.pop("rafm")), **config)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Subclassed(keras.Model):
+    def __init__(self, rafm: kr.RaFMLayer | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rafm = kr.RaFMLayer(PLAN) if rafm is None else rafm
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        return self.rafm(ids)
+
+
+def wrapped() -> keras.Model:
+    ids = keras.Input((3,), dtype="int32")
+    return keras.Model(ids, Wrapper(kr.RaFMLayer(PLAN))(ids))
+
+
+def sequential() -> keras.Model:
+    return keras.Sequential([keras.Input((3,), dtype="int32"), kr.RaFMLayer(PLAN)])
+
+
+class TestBuiltLate:
+    # Keras says so of a user's layer without a `build` of its own when it loads one.
+    @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer")
+    @pytest.mark.parametrize("eagerly", [False, True])
+    @pytest.mark.parametrize("make", [Subclassed, wrapped, sequential])
+    def test_fit_and_save(self, make: Any, eagerly: bool, tmp_path: Path) -> None:
+        model = make()
+        model.compile(keras.optimizers.Adam(0.05), "mse", run_eagerly=eagerly)
+        losses = model.fit(IDS, LABELS, epochs=5, verbose=0).history["loss"]
+        assert losses[-1] < 0.8 * losses[0]
+        if make is Subclassed:  # Keras rebuilds such a model on float inputs unless it has a `build` of its own
+            loaded = Subclassed()
+            loaded(tf.constant(IDS))
+            loaded.set_weights(model.get_weights())
+        else:
+            model.save(tmp_path / "model.keras")
+            loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded.predict(IDS, verbose=0), model.predict(IDS, verbose=0))
+
+    def test_the_slot_map_is_the_plan(self) -> None:
+        model = Subclassed()
+        model.compile("sgd", "mse")
+        model.fit(IDS, LABELS, verbose=0)
+        np.testing.assert_array_equal(model.rafm.slots.numpy(), PLAN.slots)
+        assert model.rafm.plan == PLAN
+
+    def test_sequential_without_an_input_says_what_is_missing(self) -> None:
+        model = keras.Sequential([kr.RaFMLayer(PLAN)])
+        with pytest.raises(TypeError, match=r"ids must be int32 or int64.*keras.Input\(shape, dtype='int32'\)"):
+            model(tf.constant(IDS, tf.float32))
+
+    def test_sequential_is_exported(self, tmp_path: Path) -> None:
+        model = sequential()
+        model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+        version = kr.export(model, tmp_path / "model")
+        served = tf.saved_model.load(str(version)).signatures["serving_default"](ids=tf.constant(IDS))
+        expected = model.predict(IDS, verbose=0)
+        np.testing.assert_allclose(served["score"], expected, rtol=1e-6)
+        np.testing.assert_allclose(served["probability"], 1 / (1 + np.exp(-expected)), rtol=1e-6)
+
+
+class TestDtypes:
+    @pytest.fixture(autouse=True)
+    def _restore(self) -> Iterator[None]:
+        yield
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+
+    @pytest.mark.parametrize("how", ["layer", "policy", "floatx", "floatx with a float32 layer"])
+    @pytest.mark.parametrize("kind", [keras.Model, kr.RaFMModel])
+    @pytest.mark.parametrize("scope", ["tables", "batch"])
+    def test_float64_trains(self, scope: str, kind: type[keras.Model], how: str) -> None:
+        options: dict[str, Any] = {"factors_l2": 0.01, "factors_l2_scope": scope, "linear_l2": 0.01}
+        if how == "layer":
+            options["dtype"] = "float64"
+        elif how == "policy":
+            keras.config.set_dtype_policy("float64")
+        else:
+            keras.config.set_floatx("float64")
+            options["dtype"] = "float32" if "float32" in how else None
+        ids = keras.Input((3,), dtype="int32")
+        model = kind(ids, kr.RaFMLayer(PLAN, **options)(ids))
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        losses = model.fit(IDS, LABELS, epochs=4, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]
+
+    def test_mixed_precision_imitates_unrounded_scores(self) -> None:
+        """Two scores that float16 can't tell apart: their squared difference is still there to be learnt from."""
+        steps = {}
+        for policy in ("float32", "mixed_float16"):
+            normal = keras.initializers.RandomNormal(stddev=0.1)
+            layer = kr.RaFMLayer(PLAN, dtype=policy, factors_initializer=normal, factors_l2=0.0, seed=3)
+            ids = keras.Input((3,), dtype="int32")
+            model = kr.RaFMModel(ids, layer(ids))
+            layer.assign_bias(20.0)
+            model.compile(keras.optimizers.SGD(1.0), "mse")
+            steps[policy] = model.train_on_batch(IDS, np.full((4, 1), 20.0), return_dict=True)
+        assert steps["float32"]["dependent_loss_1"] > 0
+        assert steps["mixed_float16"]["dependent_loss_1"] == pytest.approx(steps["float32"]["dependent_loss_1"], rel=1e-3)
+
+
+class TestSymbolicInputs:
+    """What is wrong with a graph is said where the layer is called in it."""
+
+    @pytest.mark.parametrize(
+        ("make", "error", "message"),
+        [
+            (lambda: keras.Input((3,)), TypeError, r"ids must be int32 or int64. Received: dtype float32 \(declare"),
+            (lambda: keras.Input((), dtype="int32"), ValueError, r"`ids` must be of shape \[batch, occurrences\]"),
+            (lambda: [keras.Input((3,), dtype="int32"), keras.Input((3,))], TypeError, "Received: a list of 2"),
+            (lambda: {"id": keras.Input((3,), dtype="int32")}, ValueError, r"keys 'ids' and 'values'. Received: \['id'\]"),
+            (
+                lambda: {"ids": keras.Input((5,), dtype="int32"), "values": keras.Input((4,))},
+                ValueError,
+                r"same shape. Received: ids \(None, 5\), values \(None, 4\)",
+            ),
+            (lambda: keras.Input((7,), sparse=True), ValueError, r"\[batch, num_features=8\]. Received: shape \(None, 7\)"),
+        ],
+        ids=["no dtype", "rank 1", "list", "wrong key", "widths", "sparse width"],
+    )
+    def test_refused(self, make: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            kr.RaFMLayer(PLAN)(make())
+
+    def test_compute_output_shape(self) -> None:
+        layer = kr.RaFMLayer(PLAN)
+        assert layer.compute_output_shape((None, 3)) == (None, 1)
+        assert layer.compute_output_shape({"ids": (7, 3), "values": (7, 3)}) == (7, 1)
+
+
+def test_export_refuses_what_is_no_local_directory() -> None:
+    with pytest.raises(ValueError, match=r"local directory. Received: gs://bucket/model"):
+        kr.export(sequential(), "gs://bucket/model")
