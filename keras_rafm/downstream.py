@@ -103,7 +103,10 @@ def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[k
     `keras.Model(inputs, outputs)` on tensors from the middle of a graph does the same unless an output is one of the
     inputs, or a layer is used both above and below the cut: there it fails.
     """
-    new_inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse) for tensor in inputs]
+    new_inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, ragged=tensor.ragged)
+        for tensor in inputs
+    ]
     new_tensors = {id(tensor): new for tensor, new in zip(inputs, new_inputs, strict=True)}
     for node in nodes:
         args, kwargs = node.arguments.fill_in(new_tensors)

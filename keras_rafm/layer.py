@@ -177,9 +177,9 @@ class RaFMLayer(keras.layers.Layer):
             self.bias_weight = self.add_weight(name="bias", shape=(), initializer="zeros", **exact)
         free_tables: list[keras.Variable] = []
         dependent_tables: list[keras.Variable] = []
-        for index, (size, above) in enumerate(self._slot_ranges()):
+        for index, (rank, size, above) in enumerate(self._sizes.levels_with_next()):
             options = {"regularizer": _l2(self.factors_l2[index]) if over_tables else None, **exact}
-            initializer, rank = self.factors_initializers[index], self.ranks[index]
+            initializer = self.factors_initializers[index]
             free_tables.append(
                 self.add_weight(
                     name=f"free_{index + 1}",
@@ -415,7 +415,7 @@ class RaFMLayer(keras.layers.Layer):
             return sum_rows(factors, rows), sum_scalars(squares, rows, tf.square(rows.values))
 
         levels = []
-        for index, (size, above) in enumerate(self._slot_ranges()):
+        for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
             l2 = self.factors_l2[index]
             free = table_sums(self.free_tables[index], distinct.rows(above, size), l2)
             if index < self.num_levels - 1:
@@ -437,21 +437,19 @@ class RaFMLayer(keras.layers.Layer):
         weights = self.dependent_loss_weights(DEFAULT_SQUARED_ERROR_WEIGHT)
         for weight, (level_score, next_score) in zip(weights, itertools.pairwise(scores), strict=True):
             if weight:
-                difference = tf.stop_gradient(next_score) - level_score
-                self.add_loss(_as_loss(weight * tf.reduce_mean(tf.square(difference))))
+                squares = tf.square(tf.stop_gradient(next_score) - level_score)
+                # A replica may get none of the samples of a last batch, and the mean of none is NaN.
+                mean = tf.math.divide_no_nan(tf.reduce_sum(squares), tf.cast(tf.size(squares), squares.dtype))
+                self.add_loss(_as_loss(weight * mean))
 
     def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
         return tf.cast(scores, self.compute_dtype)[:, None]
-
-    def _slot_ranges(self) -> list[tuple[int, int]]:
-        """`(|F_k|, |F_{k+1}|)` per level."""
-        return list(zip(self.level_sizes, (*self.level_sizes[1:], 0), strict=True))
 
     def _range_of_level(self, level: int) -> tuple[int, int]:
         if level not in range(1, self.num_levels + 1):
             raise ValueError(f"`level` must be in 1 … {self.num_levels}. Received: level={level}")
         self._require_slots()
-        return self._slot_ranges()[level - 1]
+        return self._sizes.levels_with_next()[level - 1][1:]
 
     def _feature_of_slot(self) -> npt.NDArray[np.int32]:
         slots = self.slots.numpy()

@@ -34,8 +34,9 @@ class RaFMModel(keras.Model):
 
     Integer inputs are checked before Keras casts them: floats, or integers that the declared dtype can't hold, raise.
 
-    Under a synchronous distribution strategy training equals that on one device. Gradient clipping is the exception: Keras
-    clips before it sums over replicas.
+    Under a synchronous distribution strategy training equals that on one device where batches divide evenly over the
+    replicas. Exceptions are gradient clipping, which Keras does before it sums over replicas, and the layer option
+    `factors_l2_scope="batch"`.
 
     Args:
         inputs: `keras.Input`s, in any structure that `keras.Model` takes.
@@ -85,7 +86,7 @@ class RaFMModel(keras.Model):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Run the graph on inputs that pass the check of integer inputs."""
         # Under a distribution strategy Keras builds the model on the mean of the replicas' batches, whose ids are floats:
-        # there the steps check.
+        # there the steps check, and only there.
         checked = []
         if tf.executing_eagerly() or not tf.distribute.has_strategy():
             checked = check_integer_inputs(inputs, self)
@@ -95,7 +96,9 @@ class RaFMModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """One bi-level update: one forward pass, one backward pass."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        checked = check_integer_inputs(x, self)
+        checked = []
+        if tf.distribute.has_strategy() or self._graph.bypasses_call:
+            checked = check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
             with tf.control_dependencies(checked), recording_level_scores() as level_scores:
                 y_pred, joining_values = self._graph.forward(x)
@@ -121,8 +124,7 @@ class RaFMModel(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """As `keras.Model.test_step`: the lower losses belong to training alone."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        check_integer_inputs(x, self)
+        self._check_under_strategy(data)
         logs = super().test_step(data)
         for tracker in self._dependent_loss_trackers:
             logs.pop(tracker.name, None)
@@ -130,9 +132,13 @@ class RaFMModel(keras.Model):
 
     def predict_step(self, data: Any) -> Any:
         """As `keras.Model.predict_step`, on inputs that pass the check of integer inputs."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        check_integer_inputs(x, self)
+        self._check_under_strategy(data)
         return super().predict_step(data)
+
+    def _check_under_strategy(self, data: Any) -> None:
+        if tf.distribute.has_strategy():
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            check_integer_inputs(x, self)
 
     def _dependent_losses(
         self, level_scores: LevelScores, joining_values: dict[int, tf.Tensor], sample_weight: Any
@@ -173,6 +179,11 @@ class _CutGraph:
         self._outputs = model.output
         self._num_outputs = len(model.outputs)
         self._model = keras.Model(model.input, [*model.outputs, *joining]) if joining else model
+
+    @property
+    def bypasses_call(self) -> bool:
+        """Whether `forward` runs a helper model instead of the model's own `call`."""
+        return bool(self._joining)
 
     def forward(self, x: Any) -> tuple[Any, dict[int, tf.Tensor]]:
         """The outputs in training mode, and the value of every joining tensor by its `id`."""

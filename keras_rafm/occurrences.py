@@ -114,7 +114,7 @@ def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
 
 
 def _split(inputs: Any, where: str) -> tuple[Any, Any]:
-    if isinstance(inputs, (list, tuple)) and len(inputs) > 1:
+    if isinstance(inputs, (list, tuple)) and any(hasattr(x, "dtype") for x in inputs):
         raise TypeError(
             f"{where}: inputs must be ids, or {{'ids': ids, 'values': values}}. Received: a {type(inputs).__name__} of "
             f"{len(inputs)}"

@@ -84,12 +84,12 @@ class PlanSizes:
     @property
     def num_free_factors(self) -> int:
         """`Σ_k D_k (|F_k| − |F_{k+1}|)`."""
-        return sum(rank * (here - above) for rank, here, above in self._levels_with_next())
+        return sum(rank * (here - above) for rank, here, above in self.levels_with_next())
 
     @property
     def num_dependent_factors(self) -> int:
         """`Σ_{k<m} D_k |F_{k+1}|`."""
-        return sum(rank * above for rank, _, above in self._levels_with_next())
+        return sum(rank * above for rank, _, above in self.levels_with_next())
 
     def num_bytes(self, bytes_per_factor: int = 4) -> int:
         """Size of the active factors in bytes, at 4 (float32) or another number of bytes each."""
@@ -110,8 +110,11 @@ class PlanSizes:
             levels += np.asarray(slots) < size
         return levels
 
-    def _levels_with_next(self) -> list[tuple[int, int, int]]:
-        """`(D_k, |F_k|, |F_{k+1}|)` per level, with `|F_{m+1}| = 0`."""
+    def levels_with_next(self) -> list[tuple[int, int, int]]:
+        """`(D_k, |F_k|, |F_{k+1}|)` per level, with `|F_{m+1}| = 0`.
+
+        The slots from `|F_{k+1}|` to `|F_k| − 1` are of level `k`.
+        """
         return list(zip(self._ranks, self._level_sizes, (*self._level_sizes[1:], 0), strict=True))
 
 
@@ -272,7 +275,7 @@ class RankPlan(PlanSizes):
     def _summary_table(self) -> str:
         total = None if self._counts is None else float(self._counts.sum(dtype=np.float64))
         rows = [("level", "rank", "features", "occurrences", "free", "dependent", "MB")]
-        for k, (rank, here, above) in enumerate(self._levels_with_next(), start=1):
+        for k, (rank, here, above) in enumerate(self.levels_with_next(), start=1):
             share = "?"
             if self._counts is not None and total:
                 share = f"{float(self._counts[self._levels == k].sum(dtype=np.float64)) / total:.1%}"

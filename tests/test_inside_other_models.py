@@ -43,6 +43,17 @@ class Subclassed(keras.Model):
         return self.rafm(ids)
 
 
+class JoinLengths(keras.layers.Layer):
+    """A score plus a hundredth of the number of its sample's occurrences."""
+
+    def call(self, inputs: list[Any]) -> tf.Tensor:
+        score, ids = inputs
+        return score + 0.01 * tf.cast(ids.row_lengths(), score.dtype)[:, None]
+
+    def compute_output_spec(self, inputs: list[Any]) -> keras.KerasTensor:
+        return keras.KerasTensor((None, 1), dtype=inputs[0].dtype)
+
+
 def wrapped() -> keras.Model:
     ids = keras.Input((3,), dtype="int32")
     return keras.Model(ids, Wrapper(kr.RaFMLayer(PLAN))(ids))
@@ -160,6 +171,27 @@ class TestSymbolicInputs:
         layer = kr.RaFMLayer(PLAN)
         assert layer.compute_output_shape((None, 3)) == (None, 1)
         assert layer.compute_output_shape({"ids": (7, 3), "values": (7, 3)}) == (7, 1)
+
+
+def test_an_empty_batch_trains_without_nan() -> None:
+    """What a replica gets of a last batch smaller than the number of replicas."""
+    layer = kr.RaFMLayer(PLAN, factors_l2=0.0)
+    with tf.GradientTape() as tape:
+        layer(IDS[:0], training=True)
+        loss = tf.add_n(layer.losses)
+    assert loss.numpy() == 0.0
+    for gradient in tape.gradient(loss, [table.value for table in layer.dependent_tables]):
+        assert np.all(np.isfinite(tf.convert_to_tensor(gradient)))
+
+
+def test_a_ragged_tensor_may_join_below_the_score() -> None:
+    ids = keras.Input((None,), dtype="int32", ragged=True)
+    # Keras infers dense outputs for custom layers, so the input itself is what joins.
+    joined = JoinLengths()([kr.RaFMLayer(PLAN, name="rafm")(ids), ids])
+    model = kr.RaFMModel(ids, joined)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(tf.ragged.constant([[0, 1], [2], [3, 4, 5], [6, 7]], dtype=tf.int32), LABELS, verbose=0).history
+    assert np.isfinite(history["dependent_loss_1"]).all()
 
 
 def test_export_refuses_what_is_no_local_directory() -> None:
