@@ -14,8 +14,8 @@ import tensorflow as tf
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
-from keras_rafm.interactions import DependentGradient, LevelSums
-from keras_rafm.lookup import DistinctSlots, Rows, sum_rows, sum_scalars
+from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
+from keras_rafm.lookup import DistinctSlots, TableSums, sum_tables
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
@@ -219,12 +219,12 @@ class RaFMLayer(keras.layers.Layer):
             ValueError: Shapes do not fit, or this is a clone whose weights have not been set.
             tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
         """
-        linear, levels, penalty = self._sums(inputs)
+        linear, levels, penalty = self._terms(inputs)
         if penalty is not None:
             self.add_loss(_as_loss(penalty))
         if training:
             self._report_level_scores(linear, levels)
-        return self._as_output(interactions.score(linear, levels, self.dependent_gradient))
+        return self._as_output(interactions.score(linear, levels))
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> keras.KerasTensor:
         """Shape and dtype of the score: Keras infers them here for every kind of input."""
@@ -249,7 +249,7 @@ class RaFMLayer(keras.layers.Layer):
         Raises:
             As `call`.
         """
-        linear, levels, _ = self._sums(inputs)
+        linear, levels, _ = self._terms(inputs)
         return tf.concat([self._as_output(s) for s in interactions.level_scores(linear, levels)], axis=1)
 
     def factors(self, level: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -389,43 +389,55 @@ class RaFMLayer(keras.layers.Layer):
         self._slots_are_set = False
         self._require_slots()
 
-    def _sums(self, inputs: Any) -> tuple[tf.Tensor, list[LevelSums], tf.Tensor | None]:
-        """`b + w·x` (`[B]`), the sums of every level, and the L2 penalty over the batch's rows if that is the scope."""
+    def _terms(self, inputs: Any) -> tuple[tf.Tensor, list[LevelTerms], tf.Tensor | None]:
+        """`b + w·x` (`[B]`), the terms of every level, and the L2 penalty over the batch's rows if that is the scope."""
         self._require_slots()
         dtype = "float64" if self.variable_dtype == "float64" else "float32"
         found = occurrences(inputs, self.num_features, dtype, where=self.name)
-        slots = tf.gather(self.slots.value, found.ids)
-        distinct = DistinctSlots(slots, found.samples, found.values, found.num_samples, self.level_sizes)
+        distinct = DistinctSlots(found, self.slots.value, self.level_sizes, where=self.name)
         penalties = []
 
-        linear = tf.zeros([found.num_samples], dtype)
-        if self.linear_weights is not None:
-            rows = distinct.rows(0, self.num_features)
-            weights = _look_up(self.linear_weights, rows, dtype)
-            linear += sum_scalars(weights, rows, rows.values)
-            penalties.append(self.linear_l2 * tf.reduce_sum(tf.square(weights)))
-        if self.bias_weight is not None:
-            linear += tf.cast(self.bias_weight.value, dtype)
+        def look_up(table: keras.Variable, rows: tf.Tensor, l2: float) -> tf.Tensor:
+            found_rows = _look_up(table, rows, dtype)
+            if self.factors_l2_scope == "batch" and l2:
+                penalties.append(l2 * tf.reduce_sum(tf.square(found_rows)))
+            return found_rows
 
-        def table_sums(table: keras.Variable, rows: Rows, l2: float) -> tuple[tf.Tensor, tf.Tensor]:
-            """`Σ x_i v_i` (`[B, D]`) and `Σ x_i²|v_i|²` (`[B]`), from the one lookup of the table in a call."""
-            factors = _look_up(table, rows, dtype)
-            squares = tf.reduce_sum(tf.square(factors), axis=1)
-            penalties.append(l2 * tf.reduce_sum(squares))
-            return sum_rows(factors, rows), sum_scalars(squares, rows, tf.square(rows.values))
-
-        levels = []
+        # Which tables hold the same slots, so that the same occurrences read them; and each level's part of `w`.
+        tables_of_range: dict[tuple[int, int], list[tuple[str, int]]] = {}
         for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
-            l2 = self.factors_l2[index]
-            free = table_sums(self.free_tables[index], distinct.rows(above, size), l2)
+            tables_of_range.setdefault((above, size), []).append(("free", index))
             if index < self.num_levels - 1:
-                dependent = table_sums(self.dependent_tables[index], distinct.rows(0, above), l2)
-            else:
-                dependent = (tf.zeros_like(free[0]), tf.zeros_like(free[1]))
-            levels.append(LevelSums(*free, *dependent))
-        return linear, levels, tf.add_n(penalties) if self.factors_l2_scope == "batch" else None
+                tables_of_range.setdefault((0, above), []).append(("dependent", index))
+        weights_of_range: dict[tuple[int, int], tf.Tensor] = {}
+        if self.linear_weights is not None:
+            ranges = [(above, size) for _, size, above in reversed(self._sizes.levels_with_next())]
+            weights = look_up(self.linear_weights, distinct.rows(0, self.num_features), self.linear_l2)
+            parts = tf.split(weights, [tf.size(distinct.rows(*range_)) for range_ in ranges])
+            weights_of_range = dict(zip(ranges, parts, strict=True))
 
-    def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelSums]) -> None:
+        linear = [] if self.bias_weight is None else [tf.cast(self.bias_weight.value, dtype)]
+        sums: dict[tuple[str, int], TableSums] = {}
+        for range_, keys in tables_of_range.items():
+            readers = distinct.readers(*range_)
+            rows = []
+            for kind, index in keys:
+                table = (self.free_tables if kind == "free" else self.dependent_tables)[index]
+                rows.append(look_up(table, readers.indices, self.factors_l2[index]))
+            its_sums, its_linear = sum_tables(readers, rows, weights_of_range.get(range_))
+            sums.update(zip(keys, its_sums, strict=True))
+            if its_linear is not None:
+                linear.append(its_linear)
+        terms = []
+        for index in range(self.num_levels):
+            dependent = sums.get(("dependent", index), ())
+            terms.append(interactions.level_terms(LevelSums(*sums["free", index], *dependent), self.dependent_gradient))
+        total = tf.zeros([found.num_samples], dtype)
+        for part in linear:
+            total += part
+        return total, terms, tf.add_n(penalties) if penalties else None
+
+    def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelTerms]) -> None:
         if self.num_levels == 1:
             return
         # Not in the compute dtype: small differences between the scores vanish in float16.
@@ -528,12 +540,12 @@ def _keras_infers_shapes() -> bool:
     return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.startswith("scratch_graph")
 
 
-def _look_up(table: keras.Variable, rows: Rows, dtype: str) -> tf.Tensor:
-    """The distinct rows of a table that a batch reads: `[r, …]`."""
+def _look_up(table: keras.Variable, rows: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Rows of a table: `[r, …]`."""
     values = table.value
     if tf.distribute.get_strategy().num_replicas_in_sync > 1 and active_recording() is None:
         values = with_dense_gradient(values)
-    return tf.cast(tf.gather(values, rows.indices), dtype)
+    return tf.cast(tf.gather(values, rows), dtype)
 
 
 def _assign_rows(variable: keras.Variable, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

@@ -4,33 +4,46 @@ No tensor of shape `[occurrences, rank]` is ever made: a sum over occurrences is
 `[samples, distinct rows]` with the rows, and its gradient the product with the transposed matrix. Each table is looked
 up once, at distinct rows, so its gradient is a `tf.IndexedSlices` without repeated indices: Keras optimizers are wrong on
 repeated ones.
+
+The matrices are in CSR form and made once for both directions. Of all that TensorFlow offers, these products are as fast as
+the best on every version (segment sums on 2.18 and later take up to eight times as long); `benchmarks/README.md` has the
+figures.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_rafm.occurrences import PADDING_ID, Occurrences, require
 from keras_rafm.scopes import is_serving
 
+# A table up to this wide is summed together with the numbers that each row has beside its factors. Wider ones are not:
+# to put them side by side is to copy the rows.
+_MAX_SHARED_WIDTH = 128
 
-class Rows(NamedTuple):
-    """The distinct rows that a batch reads from one table, and who reads them.
+
+class Readers(NamedTuple):
+    """The distinct rows that a batch reads from tables of one range of slots, and which sample reads which.
 
     Attributes:
-        indices: Rows of the table, each once: int32 `[r]`.
-        samples: Sample of each occurrence that reads this table, ascending: int64 `[o]`.
-        positions: Where in `indices` the row of each of these occurrences stands: int64 `[o]`.
-        values: `x_i` of these occurrences: float `[o]`.
+        indices: Rows of the tables, each once: int32 `[r]`.
+        matrix: CSR matrix `[max(B, 1), max(r, 1)]` (these kernels crash on a matrix without rows or columns), for each
+            sample and row the sum of `x_i` over the sample's occurrences of the row.
+        squares: The same with `x_i²`; `None` where all `x_i` are 1.
+        values: `x_i` of each occurrence that reads these tables: float `[o]`; `None` where all are 1.
+        places: Sample of each of these occurrences, ascending, and where in `indices` its row stands: int64 `[o, 2]`.
         num_samples: `B`: int64 scalar.
     """
 
     indices: tf.Tensor
-    samples: tf.Tensor
-    positions: tf.Tensor
-    values: tf.Tensor
+    matrix: tf.Tensor
+    squares: tf.Tensor | None
+    values: tf.Tensor | None
+    places: tf.Tensor
     num_samples: tf.Tensor
 
 
@@ -38,137 +51,217 @@ class DistinctSlots:
     """The distinct slots of a batch, found once for all tables and grouped by level, highest level first.
 
     Since slots are ordered by level, every table holds a range of slots, and what a batch reads from it is a contiguous
-    part of the groups.
+    part of the groups. Padding, and in an exported model unknown ids, form a last group that nothing reads.
 
     Args:
-        slots: Slot of each occurrence: int32 `[n]`.
-        samples: Sample of each occurrence, ascending: int64 `[n]`.
-        values: `x_i` of each occurrence: float `[n]`.
-        num_samples: `B`: int64 scalar.
+        found: The occurrences of the batch.
+        slot_of_feature: int32 `[num_features]`.
         level_sizes: `(|F_1|, …, |F_m|)`.
+        where: Who asks, for error messages.
+
+    Raises:
+        tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not padding, at run time.
     """
 
-    def __init__(
-        self,
-        slots: tf.Tensor,
-        samples: tf.Tensor,
-        values: tf.Tensor,
-        num_samples: tf.Tensor,
-        level_sizes: tuple[int, ...],
-    ) -> None:
-        distinct, positions = tf.unique(slots)
-        self._samples, self._values, self._num_samples = samples, values, num_samples
-        # ends[size] is how many of the distinct slots are below `size`: where the group of a level ends.
-        self._ends = {0: tf.constant(0), level_sizes[0]: tf.size(distinct)}
+    def __init__(self, found: Occurrences, slot_of_feature: tf.Tensor, level_sizes: tuple[int, ...], where: str) -> None:
+        self._num_samples, self._values, self._dtype = found.num_samples, found.values, found.dtype
+        self._num_slots = level_sizes[0]
+        ids, positions = tf.unique(found.ids)
+        slots = _slots(ids, slot_of_feature, self._num_slots, where)
+
         bounds = sorted({0, *level_sizes})
-        if len(bounds) > 2:
-            groups = [
-                tf.cast(tf.where((distinct >= low) & (distinct < high))[:, 0], tf.int32)
-                for low, high in itertools.pairwise(bounds)
-            ]
-            for bound, end in zip(bounds[1:], tf.unstack(tf.cumsum([tf.size(group) for group in groups])), strict=True):
-                self._ends[bound] = end
+        groups = [_positions_between(slots, low, high) for low, high in itertools.pairwise(bounds)]
+        nothing_dropped = tf.reduce_max(slots) < self._num_slots
+        groups.append(tf.cast(tf.where(slots >= self._num_slots)[:, 0], tf.int32))
+        ends = tf.unstack(tf.cumsum([tf.size(group) for group in groups[:-1]]))
+        # ends[bound] is how many of the distinct slots are below `bound`: where the group of a level ends.
+        self._ends = {0: tf.constant(0), **dict(zip(bounds[1:], ends, strict=True))}
+
+        def grouped() -> tuple[tf.Tensor, tf.Tensor]:
             order = tf.concat(groups, axis=0)
-            distinct = tf.gather(distinct, order)
-            place = tf.scatter_nd(order[:, None], tf.range(tf.size(order)), tf.shape(order))
-            positions = tf.gather(place, positions)
-        self._distinct, self._positions = distinct, positions
-        self._bounds = bounds
+            return tf.gather(slots, order), tf.gather(tf.math.invert_permutation(order), positions)
 
-    def rows(self, low: int, high: int) -> Rows:
-        """What the batch reads from a table that holds the slots `low … high − 1`, both level sizes or 0."""
+        if len(groups) == 2:  # a single level is in order as it is, unless something has to be dropped
+            self._distinct, self._positions = tf.cond(nothing_dropped, lambda: (slots, positions), grouped)
+        else:
+            self._distinct, self._positions = grouped()
+        self._nothing_dropped = nothing_dropped
+        self._places = tf.stack([found.samples, tf.cast(self._positions, tf.int64)], axis=1)
+
+    def rows(self, low: int, high: int) -> tf.Tensor:
+        """The distinct rows that the batch reads from a table of the slots `low … high − 1`, both level sizes or 0."""
+        return self._distinct[self._ends[low] : self._ends[high]] - low
+
+    def readers(self, low: int, high: int) -> Readers:
+        """What the batch reads from tables that hold the slots `low … high − 1`, both level sizes or 0."""
         start, end = self._ends[low], self._ends[high]
-        indices = self._distinct[start:end] - low
-        if (low, high) == (0, self._bounds[-1]):
-            return Rows(indices, self._samples, tf.cast(self._positions, tf.int64), self._values, self._num_samples)
-        reading = tf.where((self._positions >= start) & (self._positions < end))[:, 0]
-        return Rows(
-            indices,
-            tf.gather(self._samples, reading),
-            tf.cast(tf.gather(self._positions, reading) - start, tf.int64),
-            tf.gather(self._values, reading),
-            self._num_samples,
-        )
+        indices = self.rows(low, high)
+
+        def read_here() -> list[tf.Tensor]:
+            positions = self._positions
+            here = positions < end if low == 0 else (positions >= start) & (positions < end)
+            chosen = tf.reshape(tf.where(here), [-1])
+            places = tf.gather(self._places, chosen)
+            if low > 0:
+                places -= tf.stack([tf.constant(0, tf.int64), tf.cast(start, tf.int64)])
+            return [places] if self._values is None else [places, tf.gather(self._values, chosen)]
+
+        everything = [self._places] if self._values is None else [self._places, self._values]
+        is_full = (low, high) == (0, self._num_slots)
+        kept = tf.cond(self._nothing_dropped, lambda: everything, read_here) if is_full else read_here()
+        places, values = kept[0], kept[1] if len(kept) > 1 else None
+        shape = tf.maximum(tf.stack([self._num_samples, tf.size(indices, tf.int64)]), 1)
+        if values is None:
+            ones = tf.ones([tf.shape(places)[0]], self._dtype)
+            return Readers(indices, _csr(places, ones, shape), None, None, places, self._num_samples)
+        held = tf.stop_gradient(values)
+        matrix, squares = _csr(places, held, shape), _csr(places, tf.square(held), shape)
+        return Readers(indices, matrix, squares, values, places, self._num_samples)
 
 
-def sum_rows(table_rows: tf.Tensor, rows: Rows) -> tf.Tensor:
-    """`Σ x_i v_i` per sample.
+class TableSums(NamedTuple):
+    """Sums over the occurrences that read one table.
+
+    Attributes:
+        sum: `Σ x_i v_i`: `[B, D]`.
+        squares: `Σ x_i²|v_i|²`: `[B]`.
+    """
+
+    sum: tf.Tensor
+    squares: tf.Tensor
+
+
+def sum_tables(
+    readers: Readers, tables: Sequence[tf.Tensor], weights: tf.Tensor | None = None
+) -> tuple[list[TableSums], tf.Tensor | None]:
+    """Sums per sample over tables that the same occurrences read.
 
     Args:
-        table_rows: The looked-up rows `[r, D]`, float32 or float64.
-        rows: Who reads them.
+        readers: Who reads them.
+        tables: The looked-up rows `v` of each table, float32 or float64 `[r, D]`.
+        weights: A number `w` for each row: `[r]`.
 
     Returns:
-        `[B, D]`. Differentiable with respect to the rows and to the values.
+        The sums of each table, and `Σ x_i w_i` (`[B]`) if there are weights. Differentiable with respect to the rows,
+        the weights and the values.
     """
-    arguments = (table_rows, rows.values, rows.samples, rows.positions, rows.num_samples)
-    return _product(*arguments) if is_serving() else _differentiable_product(*arguments)
+    given = [*tables] if weights is None else [*tables, weights]
+    if is_serving():  # an exported model has no use for gradients, and loading one with such functions warns
+        sums = _forward(readers, tables, weights)
+    else:
+        values = [] if readers.values is None else [readers.values]
+
+        def differentiable(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
+            own = arguments[: len(given)]
+            rows, row_weights = own[: len(tables)], None if weights is None else own[-1]
+            return _forward(readers, rows, row_weights), lambda *upstream: _backward(readers, rows, row_weights, upstream)
+
+        sums = tf.custom_gradient(differentiable)(*given, *values)
+    of_tables = [TableSums(*sums[2 * index : 2 * index + 2]) for index in range(len(tables))]
+    return of_tables, None if weights is None else sums[-1]
 
 
-def sum_scalars(row_scalars: tf.Tensor, rows: Rows, values: tf.Tensor) -> tf.Tensor:
-    """`Σ value · scalar` per sample.
-
-    Args:
-        row_scalars: One number per distinct row: `[r]`.
-        rows: Who reads them.
-        values: What each occurrence multiplies its row's number with: `[o]`.
-
-    Returns:
-        `[B]`.
-    """
-    return tf.math.unsorted_segment_sum(
-        values * tf.gather(row_scalars, rows.positions), rows.samples, tf.cast(rows.num_samples, tf.int32)
-    )
+def _forward(readers: Readers, tables: Sequence[tf.Tensor], weights: tf.Tensor | None) -> list[tf.Tensor]:
+    """`Σ x_i v_i` and `Σ x_i²|v_i|²` of each table in turn, then `Σ x_i w_i`."""
+    norms = [tf.reduce_sum(tf.square(rows), axis=1) for rows in tables]
+    linear = [] if weights is None else [weights]
+    if readers.squares is None:
+        sums, scalar_sums = _products(readers, readers.matrix, tables, [*norms, *linear])
+    else:
+        sums, scalar_sums = _products(readers, readers.matrix, tables, linear)
+        scalar_sums = _products(readers, readers.squares, [], norms)[1] + scalar_sums
+    result = [tensor for pair in zip(sums, scalar_sums[: len(tables)], strict=True) for tensor in pair]
+    return result + scalar_sums[len(tables) :]
 
 
-def _product(
-    table_rows: tf.Tensor, values: tf.Tensor, samples: tf.Tensor, positions: tf.Tensor, num_samples: tf.Tensor
-) -> tf.Tensor:
-    """The sparse matrix `[num_samples, r]` with `values` at `(samples, positions)` times the rows: `[num_samples, D]`."""
-    rank = table_rows.shape[1]
-    product = tf.cond(
-        tf.size(values) > 0,
-        lambda: _csr_product(table_rows, values, samples, positions, num_samples, tf.shape(table_rows)[0]),
-        lambda: tf.zeros([num_samples, rank], table_rows.dtype),
-    )
-    return tf.ensure_shape(product, [None, rank])
-
-
-@tf.custom_gradient
-def _differentiable_product(
-    table_rows: tf.Tensor, values: tf.Tensor, samples: tf.Tensor, positions: tf.Tensor, num_samples: tf.Tensor
-) -> tuple[tf.Tensor, object]:
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None, None, None]:
-        row_gradient = tf.cond(
-            tf.size(values) > 0,
-            lambda: _csr_product(
-                upstream, values, samples, positions, num_samples, tf.shape(table_rows)[0], adjoint_a=True
-            ),
-            lambda: tf.zeros_like(table_rows),
-        )
+def _backward(
+    readers: Readers, tables: Sequence[tf.Tensor], weights: tf.Tensor | None, upstream: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Gradients of `_forward` with respect to the tables, the weights and, if given, the values."""
+    num_tables = len(tables)
+    sums, squares, linear = upstream[: 2 * num_tables : 2], upstream[1 : 2 * num_tables : 2], upstream[2 * num_tables :]
+    if readers.squares is None:
+        to_rows, to_scalars = _products(readers, readers.matrix, sums, [*squares, *linear], transposed=True)
+    else:
+        to_rows, to_scalars = _products(readers, readers.matrix, sums, linear, transposed=True)
+        to_scalars = _products(readers, readers.squares, [], squares, transposed=True)[1] + to_scalars
+    result = [
+        of_sum + (2 * of_norm)[:, None] * rows
+        for of_sum, of_norm, rows in zip(to_rows, to_scalars[:num_tables], tables, strict=True)
+    ]
+    result += to_scalars[num_tables:]
+    if readers.values is not None:
         # In a graph this is pruned unless someone asks for the gradient of the values.
-        value_gradient = tf.reduce_sum(tf.gather(upstream, samples) * tf.gather(table_rows, positions), axis=1)
-        return row_gradient, value_gradient, None, None, None
+        sample, row = readers.places[:, 0], readers.places[:, 1]
+        to_values = tf.zeros_like(readers.values)
+        for of_sum, of_square, rows in zip(sums, squares, tables, strict=True):
+            norms = tf.reduce_sum(tf.square(rows), axis=1)
+            to_values += tf.reduce_sum(tf.gather(of_sum, sample) * tf.gather(rows, row), axis=1)
+            to_values += 2 * readers.values * tf.gather(of_square, sample) * tf.gather(norms, row)
+        if weights is not None:
+            to_values += tf.gather(linear[0], sample) * tf.gather(weights, row)
+        result.append(to_values)
+    return result
 
-    return _product(table_rows, values, samples, positions, num_samples), gradient
+
+def _products(
+    readers: Readers,
+    matrix: tf.Tensor,
+    wide: Sequence[tf.Tensor],
+    scalars: Sequence[tf.Tensor],
+    transposed: bool = False,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The products of a matrix (or its transpose) with tensors `[rows, D]` and with vectors `[rows]`, in few passes."""
+    if transposed:
+        # The product with a transposed matrix is faster than `adjoint_a`, which sums up a copy of the result per thread.
+        matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=(*wide, *scalars)[0].dtype)
+        num_rows = tf.shape(readers.indices)[0]
+    else:
+        num_rows = tf.cast(readers.num_samples, tf.int32)
+
+    def product(dense: tf.Tensor) -> tf.Tensor:
+        rows = tf.shape(dense)[0]
+        dense = tf.cond(rows > 0, lambda: dense, lambda: tf.zeros([1, dense.shape[1]], dense.dtype))
+        result = tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)[:num_rows]
+        return tf.ensure_shape(result, [None, dense.shape[1]])
+
+    host = min(range(len(wide)), key=lambda index: wide[index].shape[1], default=None)
+    if not scalars:
+        host = None
+    elif host is not None and wide[host].shape[1] > _MAX_SHARED_WIDTH:
+        host = None
+    results = [None if index == host else product(tensor) for index, tensor in enumerate(wide)]
+    if not scalars:
+        return results, []
+    columns = tf.stack(list(scalars), axis=1)
+    if host is None:
+        shared = product(columns)
+    else:
+        shared = product(tf.concat([wide[host], columns], axis=1))
+        results[host], shared = shared[:, : -len(scalars)], shared[:, -len(scalars) :]
+    return results, tf.unstack(shared, num=len(scalars), axis=1)
 
 
-def _csr_product(
-    dense: tf.Tensor,
-    values: tf.Tensor,
-    samples: tf.Tensor,
-    positions: tf.Tensor,
-    num_samples: tf.Tensor,
-    num_rows: tf.Tensor,
-    adjoint_a: bool = False,
-) -> tf.Tensor:
-    """The CSR kernels crash the process on a matrix without rows or columns: call it for one occurrence or more.
+def _slots(ids: tf.Tensor, slot_of_feature: tf.Tensor, num_features: int, where: str) -> tf.Tensor:
+    """The slot of each id, and `num_features` for what is to be dropped."""
+    known = (ids >= 0) & (ids < num_features)
+    checked = []
+    if not is_serving():  # an exported model meets features that training never saw
+        legal = known | (ids == PADDING_ID)
+        checked = require(
+            tf.reduce_all(legal),
+            f"{where}: ids must be in [0, {num_features}), or {PADDING_ID} for padding. Received the id",
+            lambda: tf.boolean_mask(ids, ~legal)[0],
+        )
+    with tf.control_dependencies(checked):
+        slots = tf.gather(slot_of_feature, tf.where(known, ids, 0))
+    return tf.where(known, slots, num_features)
 
-    The matrix is made where it is used: one that is handed into a branch of `tf.cond` can't be read back from a SavedModel.
-    """
-    matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=tf.stack([samples, positions], axis=1),
-        values=values,
-        dense_shape=tf.stack([num_samples, tf.cast(num_rows, tf.int64)]),
-    )
-    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense, adjoint_a=adjoint_a)
+
+def _positions_between(slots: tf.Tensor, low: int, high: int) -> tf.Tensor:
+    inside = slots < high if low == 0 else (slots >= low) & (slots < high)
+    return tf.cast(tf.where(inside)[:, 0], tf.int32)
+
+
+def _csr(places: tf.Tensor, values: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(indices=places, values=values, dense_shape=shape)

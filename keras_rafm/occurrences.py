@@ -11,25 +11,25 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.scopes import is_serving
-
 PADDING_ID = -1
 
 
 class Occurrences(NamedTuple):
-    """The occurrences of a batch, in the order of its samples and without padding.
+    """The occurrences of a batch, in the order of its samples, padding among them.
 
     Attributes:
         samples: Index of the sample that each occurrence is in, ascending: int64 `[n]`.
-        ids: Feature id of each occurrence: int32 or int64 `[n]`.
-        values: `x_i` of each occurrence: float `[n]`.
+        ids: Feature id of each occurrence, not checked yet: int32 or int64 `[n]`.
+        values: `x_i` of each occurrence: float `[n]`; `None` where all are 1.
         num_samples: `B`: int64 scalar.
+        dtype: The float dtype to compute in.
     """
 
     samples: tf.Tensor
     ids: tf.Tensor
-    values: tf.Tensor
+    values: tf.Tensor | None
     num_samples: tf.Tensor
+    dtype: str
 
 
 def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occurrences:
@@ -48,8 +48,7 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
     Raises:
         TypeError: Ids are not int32 or int64, values not numeric, or the kind of input is unknown.
         ValueError: Shapes that can be seen not to fit while the graph is made.
-        tf.errors.InvalidArgumentError: An id is out of range, ids and values have different shapes, or a value is NaN
-            or infinite, at run time.
+        tf.errors.InvalidArgumentError: ids and values have different shapes, or a value is NaN or infinite, at run time.
     """
     if isinstance(inputs, tf.SparseTensor):
         flat = _from_sparse(inputs, num_features, dtype, where)
@@ -59,7 +58,7 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
         if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
             raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
         flat = (_from_ragged if ragged else _from_dense)(ids, values, dtype, where)
-    return _without_padding(flat, num_features, where)
+    return _with_finite_values(flat, where)
 
 
 def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> list[tf.Tensor]:
@@ -174,9 +173,9 @@ def _from_dense(ids: tf.Tensor, values: tf.Tensor | None, dtype: str, where: str
             lambda: tf.stack([shape, tf.shape(values, out_type=tf.int64)]),
         )
     with tf.control_dependencies(checked):
-        flat_values = _flat_values(values, tf.size(ids), dtype)
+        flat_values = _flat_values(values, dtype)
         samples = tf.repeat(tf.range(shape[0]), shape[1])
-    return Occurrences(samples, tf.reshape(ids, [-1]), flat_values, shape[0])
+    return Occurrences(samples, tf.reshape(ids, [-1]), flat_values, shape[0], dtype)
 
 
 def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: str, where: str) -> Occurrences:
@@ -193,8 +192,9 @@ def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: st
             lambda: tf.concat([id_splits[1:] - id_splits[:-1], value_splits[1:] - value_splits[:-1]], axis=0),
         )
     with tf.control_dependencies(checked):
-        flat_values = _flat_values(flat_values, tf.size(ids.flat_values), dtype)
-    return Occurrences(tf.cast(ids.value_rowids(), tf.int64), ids.flat_values, flat_values, tf.cast(ids.nrows(), tf.int64))
+        flat_values = _flat_values(flat_values, dtype)
+    samples, num_samples = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)
+    return Occurrences(samples, ids.flat_values, flat_values, num_samples, dtype)
 
 
 def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: str) -> Occurrences:
@@ -217,31 +217,21 @@ def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: 
     )
     with tf.control_dependencies(checked):
         samples = tf.identity(samples)
-    return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0])
+    return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0], dtype)
 
 
-def _flat_values(values: tf.Tensor | None, size: tf.Tensor, dtype: str) -> tf.Tensor:
-    return tf.ones([size], dtype) if values is None else tf.reshape(tf.cast(values, dtype), [-1])
+def _flat_values(values: tf.Tensor | None, dtype: str) -> tf.Tensor | None:
+    return None if values is None else tf.reshape(tf.cast(values, dtype), [-1])
 
 
-def _without_padding(flat: Occurrences, num_features: int, where: str) -> Occurrences:
-    checked = []
-    known = (flat.ids >= 0) & (flat.ids < num_features)
-    if not is_serving():  # an exported model meets features that training never saw
-        legal = known | (flat.ids == PADDING_ID)
-        checked += require(
-            tf.reduce_all(legal),
-            f"{where}: ids must be in [0, {num_features}), or {PADDING_ID} for padding. Received the id",
-            lambda: tf.boolean_mask(flat.ids, ~legal)[0],
-        )
-    kept = tf.where(known)[:, 0]
-    values = tf.gather(flat.values, kept)
-    finite = tf.math.is_finite(values)
-    checked += require(
+def _with_finite_values(flat: Occurrences, where: str) -> Occurrences:
+    if flat.values is None:
+        return flat
+    finite = tf.math.is_finite(flat.values) | (flat.ids == PADDING_ID)
+    checked = require(
         tf.reduce_all(finite),
         f"{where}: values must be finite. Received the value",
-        lambda: tf.boolean_mask(values, ~finite)[0],
+        lambda: tf.boolean_mask(flat.values, ~finite)[0],
     )
     with tf.control_dependencies(checked):
-        values = tf.identity(values)
-    return Occurrences(tf.gather(flat.samples, kept), tf.gather(flat.ids, kept), values, flat.num_samples)
+        return flat._replace(values=tf.identity(flat.values))
