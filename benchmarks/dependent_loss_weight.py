@@ -17,6 +17,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from keras.optimizers import Adam
 
 import keras_rafm as kr
 from benchmarks import datasets
@@ -24,9 +25,19 @@ from examples.comparison import Settings, Split, level_scores, train
 
 #: name -> (reader, ranks, thresholds, settings). The L2 of the rating sets was chosen on their validation data.
 CASES: dict[str, tuple[Callable[[Path], Split], tuple[int, ...], tuple[int, ...], Settings]] = {
-    "frappe": (datasets.frappe, (64, 256), (256,), Settings()),
-    "ml-100k": (datasets.ml_100k, (4, 16), (100,), Settings(task="regression", factors_l2=5e-5, patience=10)),
-    "yelp": (datasets.yelp, (4, 16), (20,), Settings(task="regression", factors_l2=5e-4, patience=10)),
+    "frappe": (datasets.frappe, (64, 256), (256,), Settings(optimizer=Adam, factors_l2=2.5e-6)),
+    "ml-100k": (
+        datasets.ml_100k,
+        (4, 16),
+        (100,),
+        Settings(task="regression", optimizer=Adam, factors_l2=5e-5, patience=10),
+    ),
+    "yelp": (
+        datasets.yelp,
+        (4, 16),
+        (20,),
+        Settings(task="regression", optimizer=Adam, factors_l2=5e-4, patience=10),
+    ),
 }
 
 

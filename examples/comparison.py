@@ -6,8 +6,9 @@ Shared by `quickstart.py` and `train_libfm.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import keras
@@ -24,13 +25,19 @@ class Settings:
     """How every model of a comparison is trained. The layer's own defaults hold for what is not here."""
 
     task: Literal["classification", "regression"] = "classification"
+    optimizer: type[keras.optimizers.Optimizer] = kr.optimizers.LazyAdam
     learning_rate: float = 0.004
+    #: Further options of the optimizer. Its own defaults hold for what is not here.
+    optimizer_options: Mapping[str, Any] = MappingProxyType({})
     batch_size: int = 4096
     max_epochs: int = 100
     #: Epochs without a better validation log-loss (RMSE in regression) after which training stops and takes back the
     #: weights of the best epoch.
     patience: int = 3
-    factors_l2: float | None = None
+    #: Steps that TensorFlow does in one call: saves what Keras does between steps.
+    steps_per_execution: int = 8
+    #: L2 over whole tables, for optimizers without a decay of idle rows.
+    factors_l2: float = 0.0
     dependent_loss_weight: float | str = "auto"
 
 
@@ -91,10 +98,9 @@ def train(
 ) -> tuple[kr.RaFMModel, kr.RaFMLayer, float]:
     """A model at its best validation epoch, its layer, and the median seconds of a training epoch."""
     keras.utils.set_random_seed(seed)
-    options: dict[str, Any] = {"dependent_loss_weight": settings.dependent_loss_weight, "seed": seed}
-    if settings.factors_l2 is not None:
-        options["factors_l2"] = settings.factors_l2
-    layer = kr.RaFMLayer(plan, **options)
+    layer = kr.RaFMLayer(
+        plan, factors_l2=settings.factors_l2, dependent_loss_weight=settings.dependent_loss_weight, seed=seed
+    )
     ids = keras.Input((split.train.num_fields,), dtype=split.train.ids.dtype.name, name="ids")
     inputs = {"ids": ids}
     if not split.ids_alone:
@@ -107,7 +113,8 @@ def train(
         loss = keras.losses.MeanSquaredError()
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         layer.assign_bias(split.train.labels.mean())
-    model.compile(keras.optimizers.Adam(settings.learning_rate), loss, metrics=[metric])
+    optimizer = settings.optimizer(settings.learning_rate, **settings.optimizer_options)
+    model.compile(optimizer, loss, metrics=[metric], steps_per_execution=settings.steps_per_execution)
     monitor = f"val_{metric.name}"
     progress = _Progress(label, settings.max_epochs, monitor)
     model.fit(

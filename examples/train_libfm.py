@@ -35,7 +35,7 @@ def main() -> None:
         batch_size=arguments.batch_size,
         max_epochs=arguments.epochs,
         patience=arguments.patience,
-        factors_l2=arguments.l2,
+        optimizer_options={} if arguments.idle_decay is None else {"idle_decay": arguments.idle_decay},
         dependent_loss_weight=arguments.dependent_loss_weight,
     )
     rows, model = compare(split, plan, settings, range(arguments.seeds), arguments.compare)
@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--epochs", type=int, default=defaults.max_epochs, help="at most")
     parser.add_argument("--patience", type=int, default=defaults.patience, help="epochs without improvement")
-    parser.add_argument("--l2", type=float, help="factors_l2 of RaFMLayer")
+    parser.add_argument("--idle-decay", type=float, help="idle_decay of LazyAdam")
     parser.add_argument("--dependent-loss-weight", type=number_or_auto, default=defaults.dependent_loss_weight)
     return parser.parse_args()
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras_rafm.scopes import is_serving
 
 DependentGradient = Literal["both", "lower", "upper"]
+_Gradient = Callable[..., tuple[tf.Tensor, ...]]
 
 
 class LevelSums(NamedTuple):
@@ -58,17 +59,11 @@ def level_terms(level: LevelSums, dependent_gradient: DependentGradient = "both"
         level: The sums of level `k`.
         dependent_gradient: `"lower"` keeps the gradient of `U_k·T_k` in the upper problem from the dependent factors.
     """
-    if level.dependent_sum is None:
-        own = 0.5 * (_squared_norm(level.free_sum) - level.free_squares)
-        return LevelTerms(own, tf.stop_gradient(own), tf.zeros_like(own))
-    products = _dot_products(level.free_sum, level.dependent_sum, dependent_gradient != "lower")
-    free_norm, cross, cross_to_dependent, dependent_norm = products
-    among_free = 0.5 * (free_norm - level.free_squares)
-    return LevelTerms(
-        own=among_free + cross,
-        own_to_dependent=tf.stop_gradient(among_free) + cross_to_dependent,
-        among_dependent=0.5 * (dependent_norm - level.dependent_squares),
-    )
+    given = [tensor for tensor in level if tensor is not None]
+    terms = _last_level if level.dependent_sum is None else _level(dependent_gradient != "lower")
+    # An exported model has no use for gradients, and loading one with such functions warns.
+    own, own_to_dependent, among_dependent = terms(*given)[0] if is_serving() else tf.custom_gradient(terms)(*given)
+    return LevelTerms(own, own_to_dependent, among_dependent)
 
 
 def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
@@ -86,12 +81,8 @@ def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
 
 def level_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf.Tensor]:
     """`[ŷ_1, …, ŷ_m]`: the model cut off at each rank; each float `[B]`."""
-    scores = []
-    total = linear
-    for level in levels:
-        total += level.own
-        scores.append(total + level.among_dependent)
-    return scores
+    owns = [level.own for level in levels]
+    return [tf.add_n([linear, *owns[: k + 1], level.among_dependent]) for k, level in enumerate(levels)]
 
 
 def imitating_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf.Tensor]:
@@ -101,38 +92,41 @@ def imitating_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf
     variable: the free factors, and `c_1 + … + c_{k-1}` with all in it, are held constant. `ŷ_m` imitates nothing and
     is held constant as a whole.
     """
-    scores = []
-    below = tf.zeros_like(linear)
-    for level in levels[:-1]:
-        scores.append(linear + below + level.own_to_dependent + level.among_dependent)
-        below = tf.stop_gradient(below + level.own)
-    scores.append(tf.stop_gradient(score(linear, levels)))
-    return scores
+    owns = [tf.stop_gradient(level.own) for level in levels]
+    scores = [
+        tf.add_n([linear, *owns[:k], level.own_to_dependent, level.among_dependent]) for k, level in enumerate(levels[:-1])
+    ]
+    return [*scores, tf.stop_gradient(score(linear, levels))]
 
 
-def _squared_norm(a: tf.Tensor) -> tf.Tensor:
-    def norm(a: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return tf.reduce_sum(tf.square(a), axis=-1), lambda upstream: (2 * upstream)[:, None] * a
-
-    # An exported model has no use for gradients, and loading one with such functions warns.
-    return norm(a)[0] if is_serving() else tf.custom_gradient(norm)(a)
+# The gradients are written out because automatic ones pass over `[B, D_k]` three times as often.
 
 
-def _dot_products(U_k: tf.Tensor, T_k: tf.Tensor, cross_moves_dependent: bool) -> list[tf.Tensor]:
-    """`|U_k|²`, `U_k·T_k` for the upper problem, `U_k·T_k` for the lower one, and `|T_k|²`.
+def _last_level(U_k: tf.Tensor, free_squares: tf.Tensor) -> tuple[list[tf.Tensor], _Gradient]:
+    own = 0.5 * (tf.reduce_sum(tf.square(U_k), axis=-1) - free_squares)
 
-    The gradients are written out because automatic ones pass over `[B, D_k]` three times as often.
-    """
+    def gradient(own: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tf.expand_dims(own, 1) * U_k, -0.5 * own
 
-    def products(U_k: tf.Tensor, T_k: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
-        cross = tf.reduce_sum(U_k * T_k, axis=-1)
+    return [own, tf.identity(own), tf.zeros_like(own)], gradient
 
-        def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            free_norm, cross, cross_to_dependent, dependent_norm = (u[:, None] for u in upstream)
-            to_dependent = cross + cross_to_dependent if cross_moves_dependent else cross_to_dependent
-            return 2 * free_norm * U_k + cross * T_k, to_dependent * U_k + 2 * dependent_norm * T_k
 
-        free_norm, dependent_norm = (tf.reduce_sum(tf.square(a), axis=-1) for a in (U_k, T_k))
-        return [free_norm, cross, tf.identity(cross), dependent_norm], gradient
+def _level(cross_moves_dependent: bool) -> Callable[..., tuple[list[tf.Tensor], _Gradient]]:
+    def terms(
+        U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor
+    ) -> tuple[list[tf.Tensor], _Gradient]:
+        own = tf.reduce_sum(U_k * (0.5 * U_k + T_k), axis=-1) - 0.5 * free_squares
+        among_dependent = 0.5 * (tf.reduce_sum(tf.square(T_k), axis=-1) - dependent_squares)
 
-    return products(U_k, T_k)[0] if is_serving() else tf.custom_gradient(products)(U_k, T_k)
+        def gradient(own: tf.Tensor, own_to_dependent: tf.Tensor, among: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            to_dependent = own + own_to_dependent if cross_moves_dependent else own_to_dependent
+            return (
+                tf.expand_dims(own, 1) * (U_k + T_k),
+                -0.5 * own,
+                tf.expand_dims(to_dependent, 1) * U_k + tf.expand_dims(among, 1) * T_k,
+                -0.5 * among,
+            )
+
+        return [own, tf.identity(own), among_dependent], gradient
+
+    return terms

@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
+from keras_rafm.idle_decay import declare_factor_table, decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
 from keras_rafm.lookup import DistinctSlots, TableSums, sum_tables
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
-from keras_rafm.scopes import active_recording
+from keras_rafm.scopes import active_recording, is_serving
 
 _UNSET_SLOT = -1
 
@@ -86,7 +87,7 @@ class RaFMLayer(keras.layers.Layer):
         use_bias: bool = True,
         factors_initializer: Any = None,
         linear_initializer: Any = "zeros",
-        factors_l2: float | Sequence[float] = 2.5e-6,
+        factors_l2: float | Sequence[float] = 0.0,
         factors_l2_scope: str = "tables",
         linear_l2: float = 0.0,
         dependent_gradient: DependentGradient = "both",
@@ -199,6 +200,8 @@ class RaFMLayer(keras.layers.Layer):
                 )
         self.free_tables = tuple(free_tables)
         self.dependent_tables = tuple(dependent_tables)
+        for table in (*free_tables, *dependent_tables):
+            declare_factor_table(table)
         self._initial_slots = None
         self.built = True
 
@@ -301,6 +304,7 @@ class RaFMLayer(keras.layers.Layer):
         self._require_slots()
         if self.linear_weights is None:
             return np.zeros(self.num_features, self.variable_dtype)
+        settle([self.linear_weights])
         return self.linear_weights.numpy()[self.slots.numpy()]
 
     def assign_linear(self, feature_ids: npt.ArrayLike, weights: npt.ArrayLike) -> None:
@@ -318,6 +322,7 @@ class RaFMLayer(keras.layers.Layer):
         self._require_slots()
         if self.linear_weights is None:
             raise ValueError(f"{self.name} has no linear term (use_linear=False)")
+        settle([self.linear_weights])
         ids = distinct_ids(feature_ids, self.num_features)
         _assign_rows(self.linear_weights, self.slots.numpy()[ids], finite_array(weights, (ids.size,), "weights"))
 
@@ -377,7 +382,18 @@ class RaFMLayer(keras.layers.Layer):
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Set all weights; a layer that was never called creates its tables first."""
         self.build()
+        settle(self.variables)
         super().set_weights(weights)
+
+    def get_weights(self) -> list[npt.NDArray[Any]]:
+        """All weights, the decay that waits on idle rows done."""
+        settle(self.variables)
+        return super().get_weights()
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the tables, the decay that waits on idle rows done."""
+        settle(self.variables)
+        super().save_own_variables(store)
 
     def load_own_variables(self, store: Any) -> None:
         """Load the tables and check that they belong to this layer's plan.
@@ -385,6 +401,7 @@ class RaFMLayer(keras.layers.Layer):
         Raises:
             ValueError: The stored slot map is of another plan.
         """
+        settle(self.variables)
         super().load_own_variables(store)
         self._slots_are_set = False
         self._require_slots()
@@ -416,7 +433,7 @@ class RaFMLayer(keras.layers.Layer):
             parts = tf.split(weights, [tf.size(distinct.rows(*range_)) for range_ in ranges])
             weights_of_range = dict(zip(ranges, parts, strict=True))
 
-        linear = [] if self.bias_weight is None else [tf.cast(self.bias_weight.value, dtype)]
+        linear = []
         sums: dict[tuple[str, int], TableSums] = {}
         for range_, keys in tables_of_range.items():
             readers = distinct.readers(*range_)
@@ -432,9 +449,9 @@ class RaFMLayer(keras.layers.Layer):
         for index in range(self.num_levels):
             dependent = sums.get(("dependent", index), ())
             terms.append(interactions.level_terms(LevelSums(*sums["free", index], *dependent), self.dependent_gradient))
-        total = tf.zeros([found.num_samples], dtype)
-        for part in linear:
-            total += part
+        total = tf.add_n(linear) if linear else tf.zeros([found.num_samples], dtype)
+        if self.bias_weight is not None:
+            total += tf.cast(self.bias_weight.value, dtype)
         return total, terms, tf.add_n(penalties) if penalties else None
 
     def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelTerms]) -> None:
@@ -458,9 +475,11 @@ class RaFMLayer(keras.layers.Layer):
         return tf.cast(scores, self.compute_dtype)[:, None]
 
     def _range_of_level(self, level: int) -> tuple[int, int]:
+        """The end and the start of the slots of a level, whose tables are settled for a look at them."""
         if level not in range(1, self.num_levels + 1):
             raise ValueError(f"`level` must be in 1 … {self.num_levels}. Received: level={level}")
         self._require_slots()
+        settle(self.variables)
         return self._sizes.levels_with_next()[level - 1][1:]
 
     def _feature_of_slot(self) -> npt.NDArray[np.int32]:
@@ -541,11 +560,15 @@ def _keras_infers_shapes() -> bool:
 
 
 def _look_up(table: keras.Variable, rows: tf.Tensor, dtype: str) -> tf.Tensor:
-    """Rows of a table: `[r, …]`."""
+    """Rows of a table, as they are after the decay that waits on them: `[r, …]`."""
     values = table.value
     if tf.distribute.get_strategy().num_replicas_in_sync > 1 and active_recording() is None:
         values = with_dense_gradient(values)
-    return tf.cast(tf.gather(values, rows), dtype)
+    found = tf.gather(values, rows)
+    decay = None if is_serving() else idle_decay_of(table)
+    if decay is not None:
+        found = decayed(found, decay.pending(rows, found.dtype))
+    return tf.cast(found, dtype)
 
 
 def _assign_rows(variable: keras.Variable, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_rafm.distinct_rows import declare_distinct
 from keras_rafm.occurrences import PADDING_ID, Occurrences, require
 from keras_rafm.scopes import is_serving
 
@@ -90,7 +91,7 @@ class DistinctSlots:
 
     def rows(self, low: int, high: int) -> tf.Tensor:
         """The distinct rows that the batch reads from a table of the slots `low … high − 1`, both level sizes or 0."""
-        return self._distinct[self._ends[low] : self._ends[high]] - low
+        return declare_distinct(self._distinct[self._ends[low] : self._ends[high]] - low)
 
     def readers(self, low: int, high: int) -> Readers:
         """What the batch reads from tables that hold the slots `low … high − 1`, both level sizes or 0."""
@@ -186,7 +187,7 @@ def _backward(
         to_rows, to_scalars = _products(readers, readers.matrix, sums, linear, transposed=True)
         to_scalars = _products(readers, readers.squares, [], squares, transposed=True)[1] + to_scalars
     result = [
-        of_sum + (2 * of_norm)[:, None] * rows
+        of_sum + tf.expand_dims(2 * of_norm, 1) * rows
         for of_sum, of_norm, rows in zip(to_rows, to_scalars[:num_tables], tables, strict=True)
     ]
     result += to_scalars[num_tables:]

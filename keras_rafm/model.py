@@ -11,8 +11,10 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
+from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
+from keras_rafm.optimizers import FlushIdleDecay, LazyAdam
 from keras_rafm.replicas import each_row_on_one_replica
 from keras_rafm.scopes import LevelScores, recording_level_scores
 
@@ -65,8 +67,14 @@ class RaFMModel(keras.Model):
         self._dependent_loss_trackers: list[keras.metrics.Metric] = []
         self._loss_weights = None
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = None, loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.compile`; resolves the lower losses from the loss.
+
+        Args:
+            optimizer: Default: `keras_rafm.optimizers.LazyAdam()`.
+            loss: As in Keras.
+            loss_weights: As in Keras.
+            **kwargs: As in Keras.
 
         Raises:
             ValueError: `loss` or `loss_weights` do not fit the outputs.
@@ -75,13 +83,62 @@ class RaFMModel(keras.Model):
         self._loss_weights = loss_weights
         if not self._dependent_loss_trackers:
             self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
-        super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, **kwargs)
+        settle(self.variables)
+        super().compile(optimizer=optimizer or LazyAdam(), loss=loss, loss_weights=loss_weights, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`; weights are up to date whenever callbacks may read them."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(FlushIdleDecay())
+        else:
+            callbacks = [FlushIdleDecay(), *keras.tree.flatten(callbacks)] if callbacks else [FlushIdleDecay()]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    def get_weights(self) -> list[Any]:
+        """As `keras.Model.get_weights`, with the decay that waits on idle rows done, as in all that follow here."""
+        settle(self.variables)
+        return super().get_weights()
+
+    def set_weights(self, weights: Any) -> None:
+        """As `keras.Model.set_weights`."""
+        settle(self.variables)
+        super().set_weights(weights)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.evaluate`."""
+        settle(self.variables)
+        return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.predict`."""
+        settle(self.variables)
+        return super().predict(*args, **kwargs)
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.save`."""
+        settle(self.variables)
+        return super().save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.save_weights`."""
+        settle(self.variables)
+        return super().save_weights(*args, **kwargs)
+
+    def load_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.load_weights`."""
+        settle(self.variables)
+        super().load_weights(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export`; `keras_rafm.export` writes what TF Serving expects."""
+        settle(self.variables)
+        return super().export(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Run the graph on inputs that pass the check of integer inputs."""

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import node_of, nodes_above
+from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.occurrences import PADDING_ID
@@ -60,6 +61,7 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
         )
     if "://" in os.fspath(path):
         raise ValueError(f"`path` must be a local directory. Received: {os.fspath(path)}")
+    settle(model.variables)
     directory = Path(path)
     inputs = _serving_inputs(graph)
     version = _next_version(directory)

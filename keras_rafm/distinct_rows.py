@@ -1,0 +1,49 @@
+"""Sparse gradients without repeated rows: no optimizer's nonlinear step is right on repeated ones.
+
+`RaFMLayer` looks every row up once and says so; other layers, an `Embedding` for one, don't, and there the gradients of one
+row have to be summed up first. To find that nothing is repeated costs a pass over the indices, which is saved where it is
+known.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_ATTRIBUTE = "_keras_rafm_distinct"
+# Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
+_PASSING = {"Identity", "Reshape", "Cast", "StopGradient"}
+
+
+def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
+    """Say that no row is there twice, for the graph being made. Returns the rows."""
+    if not tf.executing_eagerly():
+        names = getattr(rows.graph, _ATTRIBUTE, None)
+        if names is None:
+            names = set()
+            setattr(rows.graph, _ATTRIBUTE, names)
+        names.add(rows.name)
+    return rows
+
+
+def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """The same gradient with every row once."""
+    if _declared_distinct(gradient.indices):
+        return gradient
+    rows, positions = tf.unique(gradient.indices)
+    values = tf.cond(
+        tf.size(rows) == tf.size(positions),
+        lambda: gradient.values,
+        lambda: tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows)),
+    )
+    return tf.IndexedSlices(tf.ensure_shape(values, gradient.values.shape), rows, gradient.dense_shape)
+
+
+def _declared_distinct(rows: tf.Tensor) -> bool:
+    if tf.executing_eagerly():
+        return False
+    declared = getattr(rows.graph, _ATTRIBUTE, ())
+    while rows.name not in declared:
+        if rows.op.type not in _PASSING:
+            return False
+        rows = rows.op.inputs[0]
+    return True

@@ -1,0 +1,464 @@
+"""Optimizers whose step costs what the batch reads, whatever the size of the tables.
+
+Keras' own optimizers pass over whole tables in every step, and are wrong where a batch reads a row more than once
+(keras issue #19992). These are ordinary Keras optimizers that work for any model with `Embedding` layers or a
+`RaFMLayer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_rafm.distinct_rows import merged
+from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
+
+
+class _RowSparse(keras.optimizers.Optimizer):
+    """What the optimizers here have in common: rows of tables are updated alone, and decay while nobody reads them.
+
+    Mixed in before a Keras optimizer, whose own step serves dense gradients.
+    """
+
+    def __init__(self, *args: Any, idle_decay: float = 0.0, **kwargs: Any) -> None:
+        name = type(self).__name__
+        for option, alternative in (
+            ("weight_decay", "`idle_decay` decays the tables, rows out of the batch included"),
+            ("use_ema", "an average of all weights would touch whole tables in every step"),
+            ("gradient_accumulation_steps", "accumulated gradients are as large as the tables"),
+        ):
+            if kwargs.get(option):
+                raise ValueError(f"{name} has no `{option}`: {alternative}. Received: {option}={kwargs[option]!r}")
+        if not isinstance(idle_decay, (int, float)) or isinstance(idle_decay, bool) or not 0 <= idle_decay < math.inf:
+            raise ValueError(f"`idle_decay` must be a number of 0 or more. Received: idle_decay={idle_decay!r}")
+        super().__init__(*args, **kwargs)
+        rate = kwargs.get("learning_rate", args[0] if args else None)
+        if isinstance(rate, float) and rate * idle_decay >= 1:
+            raise ValueError(
+                "`idle_decay` times `learning_rate` must be less than 1. "
+                f"Received: idle_decay={idle_decay}, learning_rate={rate}"
+            )
+        self.idle_decay = float(idle_decay)
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Create the state for these variables."""
+        if self.built:
+            return
+        super().build(variables)
+        # A `dict` would be tracked as state of its own.
+        self._decays: tuple[IdleDecay | None, ...] = tuple(
+            self._decay_of(variable) if self.idle_decay and len(variable.shape) >= 2 else None for variable in variables
+        )
+
+    def flush(self) -> None:
+        """Bring every row of every table up to date, before whole tables are read in another way than through the model.
+
+        `RaFMModel` and `RaFMLayer` do it by themselves, `fit` at its end. In another model whose tables belong to other
+        layers, call it, or use `FlushIdleDecay`, before anything else reads their weights.
+        """
+        if self.built:
+            settle(self._trainable_variables)
+
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
+        """Called by `fit` at its end."""
+        super().finalize_variable_values(var_list)
+        self.flush()
+
+    def set_weights(self, weights: Any) -> None:
+        """Set the state."""
+        super().set_weights(weights)
+        self._forget_settled()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state from a saved model."""
+        super().load_own_variables(store)
+        self._forget_settled()
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update one variable.
+
+        Args:
+            gradient: Dense, or `tf.IndexedSlices`: then only its rows are touched.
+            variable: The variable.
+            learning_rate: A scalar.
+        """
+        decay = self._decays[self._get_variable_index(variable)]
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        if isinstance(gradient, tf.IndexedSlices):
+            gradient = merged(gradient)
+            values = tf.cast(gradient.values, variable.dtype)
+            factors = None
+            if decay is not None:
+                factors = decay.advance(gradient.indices, self._log_of_decay(learning_rate), variable.dtype)
+            self._update_rows(gradient.indices, values, variable, learning_rate, factors)
+            return
+        if decay is not None and decay.is_of_factor_table:
+            decay.decay_all(variable, self._log_of_decay(learning_rate))
+        self._update_all(tf.cast(gradient, variable.dtype), variable, learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """The options."""
+        config = super().get_config()
+        for option in ("weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps"):
+            del config[option]
+        return {**config, "idle_decay": self.idle_decay}
+
+    def _update_rows(
+        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+    ) -> None:
+        """Update the rows of a table.
+
+        Args:
+            rows: Each once: int `[r]`.
+            gradient: Of these rows: `[r, …]`.
+            variable: The table.
+            learning_rate: In the dtype of the table.
+            decay: What the rows have to be multiplied with first: `[r]`, or `None`.
+        """
+        raise NotImplementedError
+
+    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        """Update a variable with a dense gradient, all in its dtype."""
+        super().update_step(gradient, variable, learning_rate)
+
+    def _backend_update_step(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        # Read and computed once for all variables: in a small batch the number of operations is what a step costs.
+        self._computed: dict[Any, Any] = {}
+        super()._backend_update_step(gradients, variables, tf.convert_to_tensor(learning_rate))
+        self._computed = {}
+
+    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What is computed once in an update of all variables."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]
+
+    def _log_of_decay(self, learning_rate: tf.Tensor) -> tf.Tensor:
+        def compute() -> tf.Tensor:
+            return log_of_decay(tf.cast(learning_rate, tf.float64) * self.idle_decay)
+
+        return self._once("log_of_decay", compute)
+
+    def _clip_gradients(self, gradients: list[Any]) -> list[Any]:
+        if self.clipnorm or self.global_clipnorm or self.clipvalue:
+            gradients = [merged(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
+        return super()._clip_gradients(gradients)
+
+    def _decay_of(self, table: keras.Variable) -> IdleDecay | None:
+        if not self._use_weight_decay(table):
+            return None
+        if table.constraint is not None:
+            raise ValueError(
+                f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed later, "
+                "without it. Use idle_decay=0 or exclude_from_weight_decay."
+            )
+        # Zero until the table gets its first sparse gradient: a dense kernel is never decayed.
+        running_sum = self.add_variable((), dtype="float64", name=f"{table.name}_decay_sum")
+        marks = self.add_variable((table.shape[0],), dtype="float64", name=f"{table.name}_decay_marks")
+        return IdleDecay(table, running_sum, marks)
+
+    def _forget_settled(self) -> None:
+        for decay in self._decays if self.built else ():
+            if decay is not None:
+                decay.forget_settled()
+
+
+@keras.saving.register_keras_serializable(package="keras_rafm")
+class LazyAdam(_RowSparse, keras.optimizers.Adam):
+    """Adam (Kingma and Ba, ICLR 2015) that touches only the rows of a table that a batch reads.
+
+    A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
+    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`.
+
+    Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows of
+    the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
+    when it is next read (`keras_rafm.idle_decay`). Tables are the factor tables of a `RaFMLayer`, and every variable of
+    two or more axes that gets a sparse gradient, unless excluded by `exclude_from_weight_decay`. The linear weights of a
+    `RaFMLayer` have one axis: they are not decayed.
+
+    `RaFMLayer` reads rows as they are after the decay that waits on them. Other layers read them without: there it is done
+    when the row is updated, and for all rows by `flush`.
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule` or a callable.
+        idle_decay: Decay per unit of learning rate, 0 for none.
+        beta_1: Decay rate of the first moments.
+        beta_2: Decay rate of the second moments.
+        epsilon: Added to the root of the second moment.
+        clipnorm: As in Keras; repeated rows are summed up before.
+        clipvalue: As `clipnorm`.
+        global_clipnorm: As `clipnorm`.
+        loss_scale_factor: As in Keras.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: A value is out of its range; or one of `weight_decay`, `use_ema` and `gradient_accumulation_steps`
+            is asked for, which would touch whole tables.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        idle_decay: float = 0.3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        loss_scale_factor: float | None = None,
+        name: str = "lazy_adam",
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.pop("amsgrad", False):
+            raise ValueError("LazyAdam has no `amsgrad`. Received: amsgrad=True")
+        super().__init__(
+            learning_rate=learning_rate,
+            idle_decay=idle_decay,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            loss_scale_factor=loss_scale_factor,
+            name=name,
+            **kwargs,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The options."""
+        config = super().get_config()
+        del config["amsgrad"]
+        return config
+
+    def _update_rows(
+        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+    ) -> None:
+        momentum, velocity = self._moments(variable)
+        first = tf.gather(momentum, rows)
+        first += (gradient - first) * (1 - self.beta_1)
+        second = tf.gather(velocity, rows)
+        second += (tf.square(gradient) - second) * (1 - self.beta_2)
+        _assign_rows(momentum, rows, first)
+        _assign_rows(velocity, rows, second)
+        step_size = learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
+        change = step_size * first / (tf.sqrt(second) + self.epsilon)
+        if decay is None:
+            variable.scatter_sub(tf.IndexedSlices(change, rows))
+        else:
+            _assign_rows(variable, rows, _by_row(decay, variable) * tf.gather(variable, rows) - change)
+
+    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        momentum, velocity = self._moments(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=momentum.handle,
+            v=velocity.handle,
+            beta1_power=self._power(self.beta_1, variable),
+            beta2_power=self._power(self.beta_2, variable),
+            lr=learning_rate,
+            beta1=tf.constant(self.beta_1, variable.dtype),
+            beta2=tf.constant(self.beta_2, variable.dtype),
+            epsilon=tf.constant(self.epsilon, variable.dtype),
+            grad=gradient,
+        )
+
+    def _moments(self, variable: Any) -> tuple[tf.Variable, tf.Variable]:
+        index = self._get_variable_index(variable)
+        return self._momentums[index].value, self._velocities[index].value
+
+    def _power(self, beta: float, variable: Any) -> tf.Tensor:
+        """`β^t` of the step `t` that is being done, from 1."""
+        return self._once((beta, variable.dtype), lambda: tf.pow(tf.constant(beta, variable.dtype), self._step(variable)))
+
+    def _step(self, variable: Any) -> tf.Tensor:
+        return self._once(variable.dtype, lambda: tf.cast(self.iterations + 1, variable.dtype))
+
+
+@keras.saving.register_keras_serializable(package="keras_rafm")
+class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
+    """Adagrad (Duchi et al., JMLR 2011) that touches only the rows of a table that a batch reads.
+
+    Its result is that of `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as they
+    are. It needs half of the state of Adam.
+
+    Args:
+        learning_rate: As in `LazyAdam`.
+        initial_accumulator_value: Where the sums of squared gradients start.
+        epsilon: Added to that sum before the root is taken.
+        idle_decay: As in `LazyAdam`.
+        clipnorm: As in Keras; repeated rows are summed up before.
+        clipvalue: As `clipnorm`.
+        global_clipnorm: As `clipnorm`.
+        loss_scale_factor: As in Keras.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: As `LazyAdam`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.05,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-7,
+        idle_decay: float = 0.0,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        loss_scale_factor: float | None = None,
+        name: str = "sparse_adagrad",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate,
+            # TensorFlow's kernel adds its epsilon to the root, Keras adds it to the sum: so it is in the sum from the start.
+            initial_accumulator_value=initial_accumulator_value + epsilon,
+            epsilon=0.0,
+            idle_decay=idle_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            loss_scale_factor=loss_scale_factor,
+            name=name,
+            **kwargs,
+        )
+        self._options = {"initial_accumulator_value": initial_accumulator_value, "epsilon": epsilon}
+
+    def get_config(self) -> dict[str, Any]:
+        """The options."""
+        return {**super().get_config(), **self._options}
+
+    def _update_rows(
+        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+    ) -> None:
+        if decay is not None:
+            _assign_rows(variable, rows, _by_row(decay, variable) * tf.gather(variable, rows))
+        tf.raw_ops.ResourceSparseApplyAdagradV2(
+            var=variable.handle,
+            accum=self._accumulators[self._get_variable_index(variable)].value.handle,
+            lr=learning_rate,
+            epsilon=tf.constant(0, variable.dtype),
+            grad=gradient,
+            indices=rows,
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_rafm")
+class SparseFtrl(_RowSparse, keras.optimizers.Ftrl):
+    """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
+
+    Its result is that of `keras.optimizers.Ftrl` on dense gradients after a row's first update. L1 makes weights exactly zero;
+    L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there is
+    no decay of idle rows.
+
+    Args:
+        learning_rate: As in `LazyAdam`.
+        learning_rate_power: Power of the sums of squared gradients that the rate is divided by, 0 or less.
+        initial_accumulator_value: Where the sums of squared gradients start, 0 or more.
+        l1_regularization_strength: L1, 0 or more.
+        l2_regularization_strength: L2, 0 or more.
+        l2_shrinkage_regularization_strength: L2 added to the gradient alone, 0 or more.
+        beta: The paper's β.
+        clipnorm: As in Keras; repeated rows are summed up before.
+        clipvalue: As `clipnorm`.
+        global_clipnorm: As `clipnorm`.
+        loss_scale_factor: As in Keras.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: As `LazyAdam`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.05,
+        learning_rate_power: float = -0.5,
+        initial_accumulator_value: float = 0.1,
+        l1_regularization_strength: float = 0.0,
+        l2_regularization_strength: float = 0.0,
+        l2_shrinkage_regularization_strength: float = 0.0,
+        beta: float = 0.0,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        loss_scale_factor: float | None = None,
+        name: str = "sparse_ftrl",
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("idle_decay"):
+            raise ValueError(f"SparseFtrl has no `idle_decay`: use L2. Received: idle_decay={kwargs['idle_decay']!r}")
+        super().__init__(
+            learning_rate=learning_rate,
+            learning_rate_power=learning_rate_power,
+            initial_accumulator_value=initial_accumulator_value,
+            l1_regularization_strength=l1_regularization_strength,
+            l2_regularization_strength=l2_regularization_strength,
+            l2_shrinkage_regularization_strength=l2_shrinkage_regularization_strength,
+            beta=beta,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            loss_scale_factor=loss_scale_factor,
+            name=name,
+            **kwargs,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The options."""
+        config = super().get_config()
+        del config["idle_decay"]
+        return config
+
+    def _update_rows(
+        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+    ) -> None:
+        del decay
+        index = self._get_variable_index(variable)
+        tf.raw_ops.ResourceSparseApplyFtrlV2(
+            var=variable.handle,
+            accum=self._accumulators[index].value.handle,
+            linear=self._linears[index].value.handle,
+            grad=gradient,
+            indices=rows,
+            lr=learning_rate,
+            l1=tf.constant(self.l1_regularization_strength, variable.dtype),
+            l2=self.l2_regularization_strength + self.beta / (2 * learning_rate),
+            l2_shrinkage=tf.constant(self.l2_shrinkage_regularization_strength, variable.dtype),
+            lr_power=tf.constant(self.learning_rate_power, variable.dtype),
+        )
+
+
+class FlushIdleDecay(keras.callbacks.Callback):
+    """Calls `flush` of the model's optimizer before validation and prediction and at the end of every epoch.
+
+    For models other than `RaFMModel`, which does it by itself. Put it before callbacks that read weights.
+    """
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Before validation."""
+        self._flush()
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        """Before prediction."""
+        self._flush()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Before other callbacks read weights."""
+        self._flush()
+
+    def _flush(self) -> None:
+        settle(self.model.trainable_variables)
+
+
+def _assign_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> None:
+    variable.scatter_update(tf.IndexedSlices(values, rows))
+
+
+def _by_row(numbers: tf.Tensor, variable: Any) -> tf.Tensor:
+    return tf.reshape(numbers, [-1] + [1] * (variable.shape.rank - 1))
