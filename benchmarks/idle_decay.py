@@ -35,7 +35,9 @@ def main() -> None:
         num_features = 1 + max(int(samples.ids.max()) for samples in (split.train, split.validation, split.test))
         plan = kr.RankPlan.from_counts(kr.count_features(split.train, num_features), ranks, thresholds)
         lazy = replace(dense, optimizer=kr.optimizers.LazyAdam, factors_l2=0.0)
-        runs = {f"LazyAdam, idle_decay {d:g}": replace(lazy, optimizer_options={"idle_decay": d}) for d in decays(arguments)}
+        runs = {
+            f"LazyAdam, idle_decay {d:g}": replace(lazy, optimizer_options={"idle_decay": d}) for d in decays(arguments)
+        }
         if arguments.others:
             adagrad = replace(lazy, optimizer=kr.optimizers.SparseAdagrad, learning_rate=0.1)
             runs = {

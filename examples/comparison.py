@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -28,7 +27,7 @@ class Settings:
     optimizer: type[keras.optimizers.Optimizer] = kr.optimizers.LazyAdam
     learning_rate: float = 0.004
     #: Further options of the optimizer. Its own defaults hold for what is not here.
-    optimizer_options: Mapping[str, Any] = MappingProxyType({})
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 4096
     max_epochs: int = 100
     #: Epochs without a better validation log-loss (RMSE in regression) after which training stops and takes back the

@@ -59,11 +59,10 @@ def level_terms(level: LevelSums, dependent_gradient: DependentGradient = "both"
         level: The sums of level `k`.
         dependent_gradient: `"lower"` keeps the gradient of `U_k·T_k` in the upper problem from the dependent factors.
     """
-    given = [tensor for tensor in level if tensor is not None]
-    terms = _last_level if level.dependent_sum is None else _level(dependent_gradient != "lower")
-    # An exported model has no use for gradients, and loading one with such functions warns.
-    own, own_to_dependent, among_dependent = terms(*given)[0] if is_serving() else tf.custom_gradient(terms)(*given)
-    return LevelTerms(own, own_to_dependent, among_dependent)
+    if level.dependent_sum is None:
+        return _differentiable(_last_level, *level[:2])
+    moves_dependent = dependent_gradient != "lower"
+    return _differentiable(lambda *sums: _level(*sums, moves_dependent), *level)
 
 
 def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
@@ -111,22 +110,24 @@ def _last_level(U_k: tf.Tensor, free_squares: tf.Tensor) -> tuple[list[tf.Tensor
     return [own, tf.identity(own), tf.zeros_like(own)], gradient
 
 
-def _level(cross_moves_dependent: bool) -> Callable[..., tuple[list[tf.Tensor], _Gradient]]:
-    def terms(
-        U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor
-    ) -> tuple[list[tf.Tensor], _Gradient]:
-        own = tf.reduce_sum(U_k * (0.5 * U_k + T_k), axis=-1) - 0.5 * free_squares
-        among_dependent = 0.5 * (tf.reduce_sum(tf.square(T_k), axis=-1) - dependent_squares)
+def _level(
+    U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor, cross_moves_dependent: bool
+) -> tuple[list[tf.Tensor], _Gradient]:
+    own = tf.reduce_sum(U_k * (0.5 * U_k + T_k), axis=-1) - 0.5 * free_squares
+    among_dependent = 0.5 * (tf.reduce_sum(tf.square(T_k), axis=-1) - dependent_squares)
 
-        def gradient(own: tf.Tensor, own_to_dependent: tf.Tensor, among: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            to_dependent = own + own_to_dependent if cross_moves_dependent else own_to_dependent
-            return (
-                tf.expand_dims(own, 1) * (U_k + T_k),
-                -0.5 * own,
-                tf.expand_dims(to_dependent, 1) * U_k + tf.expand_dims(among, 1) * T_k,
-                -0.5 * among,
-            )
+    def gradient(own: tf.Tensor, own_to_dependent: tf.Tensor, among: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        to_dependent = own + own_to_dependent if cross_moves_dependent else own_to_dependent
+        return (
+            tf.expand_dims(own, 1) * (U_k + T_k),
+            -0.5 * own,
+            tf.expand_dims(to_dependent, 1) * U_k + tf.expand_dims(among, 1) * T_k,
+            -0.5 * among,
+        )
 
-        return [own, tf.identity(own), among_dependent], gradient
+    return [own, tf.identity(own), among_dependent], gradient
 
-    return terms
+
+def _differentiable(terms: Callable[..., tuple[list[tf.Tensor], _Gradient]], *sums: tf.Tensor) -> LevelTerms:
+    # An exported model has no use for gradients, and loading one with such functions warns.
+    return LevelTerms(*(terms(*sums)[0] if is_serving() else tf.custom_gradient(terms)(*sums)))

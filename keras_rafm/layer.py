@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
-from keras_rafm.idle_decay import declare_factor_table, decayed, idle_decay_of, settle
+from keras_rafm.idle_decay import decayed, declare_factor_table, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
 from keras_rafm.lookup import DistinctSlots, TableSums, sum_tables

@@ -227,9 +227,7 @@ def _products(
         return tf.ensure_shape(result, [None, dense.shape[1]])
 
     host = min(range(len(wide)), key=lambda index: wide[index].shape[1], default=None)
-    if not scalars:
-        host = None
-    elif host is not None and wide[host].shape[1] > _MAX_SHARED_WIDTH:
+    if host is not None and (not scalars or wide[host].shape[1] > _MAX_SHARED_WIDTH):
         host = None
     results = [None if index == host else product(tensor) for index, tensor in enumerate(wide)]
     if not scalars:

@@ -58,7 +58,7 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
         if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
             raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
         flat = (_from_ragged if ragged else _from_dense)(ids, values, dtype, where)
-    return _with_finite_values(flat, where)
+    return _with_finite_values(flat, num_features, where)
 
 
 def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> list[tf.Tensor]:
@@ -224,10 +224,11 @@ def _flat_values(values: tf.Tensor | None, dtype: str) -> tf.Tensor | None:
     return None if values is None else tf.reshape(tf.cast(values, dtype), [-1])
 
 
-def _with_finite_values(flat: Occurrences, where: str) -> Occurrences:
+def _with_finite_values(flat: Occurrences, num_features: int, where: str) -> Occurrences:
     if flat.values is None:
         return flat
-    finite = tf.math.is_finite(flat.values) | (flat.ids == PADDING_ID)
+    # Padding contributes nothing whatever its value, and so do ids that an exported model does not know.
+    finite = tf.math.is_finite(flat.values) | (flat.ids < 0) | (flat.ids >= num_features)
     checked = require(
         tf.reduce_all(finite),
         f"{where}: values must be finite. Received the value",

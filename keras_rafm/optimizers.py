@@ -246,7 +246,9 @@ class LazyAdam(_RowSparse, keras.optimizers.Adam):
         second += (tf.square(gradient) - second) * (1 - self.beta_2)
         _assign_rows(momentum, rows, first)
         _assign_rows(velocity, rows, second)
-        step_size = learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
+        step_size = (
+            learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
+        )
         change = step_size * first / (tf.sqrt(second) + self.epsilon)
         if decay is None:
             variable.scatter_sub(tf.IndexedSlices(change, rows))
