@@ -3,8 +3,8 @@
     python -m benchmarks.idle_decay --data ../shared/data [--seeds 3] [--cases frappe] [--decays 0,0.1,0.3,1]
 
 Test data is not read for it. One line a data set and optimizer: mean and standard deviation over seeds of the validation
-log-loss (Frappe) or RMSE (MovieLens 100K, Yelp) at the best epoch, of the full model and of its lowest level; Keras Adam with L2
-over whole tables, which passes over every row in every step, is what the others are held against.
+log-loss (Frappe) or RMSE (MovieLens 100K, Yelp) at the best epoch, of the full model and of its lowest level; Keras Adam
+with L2 over whole tables, which passes over every row in every step, is what the others are held against.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Decay of the rows of a table, done when a row is next read, so that a step costs what the batch reads.
 
 Decoupled weight decay multiplies every weight by `1 − learning_rate · decay` in every step (Loshchilov and Hutter,
-ICLR 2019). For a row that no batch has read since, these factors pile up to `exp(S − S_row)`, where `S` is the running sum of
-`log(1 − learning_rate · decay)` and `S_row` the value that it had when the row was last brought up to date. So a table
-needs `S` and one mark `S_row` per row, and a row is brought up to date when it is read or updated. The sum counts what
-was really done, so learning-rate schedules are followed exactly. It is kept in float64: float32 drifts.
+ICLR 2019). For a row that no batch has read since, these factors pile up to `exp(S − S_row)`, where `S` is the running
+sum of `log(1 − learning_rate · decay)` and `S_row` the value that it had when the row was last brought up to date. So a
+table needs `S` and one mark `S_row` per row, and a row is brought up to date when it is read or updated. The sum counts
+what was really done, so learning-rate schedules are followed exactly. It is kept in float64: float32 drifts.
 
 An optimizer attaches the decay to the variable. Whoever reads rows while training asks `idle_decay_of` for it;
 whoever reads or writes whole tables calls `settle` before.

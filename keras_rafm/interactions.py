@@ -62,7 +62,7 @@ def level_terms(level: LevelSums, dependent_gradient: DependentGradient = "both"
     if level.dependent_sum is None:
         return _differentiable(_last_level, *level[:2])
     moves_dependent = dependent_gradient != "lower"
-    return _differentiable(lambda *sums: _level(*sums, moves_dependent), *level)
+    return _differentiable(lambda *sums: _level(moves_dependent, *sums), *level)
 
 
 def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
@@ -111,7 +111,7 @@ def _last_level(U_k: tf.Tensor, free_squares: tf.Tensor) -> tuple[list[tf.Tensor
 
 
 def _level(
-    U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor, cross_moves_dependent: bool
+    cross_moves_dependent: bool, U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor
 ) -> tuple[list[tf.Tensor], _Gradient]:
     own = tf.reduce_sum(U_k * (0.5 * U_k + T_k), axis=-1) - 0.5 * free_squares
     among_dependent = 0.5 * (tf.reduce_sum(tf.square(T_k), axis=-1) - dependent_squares)

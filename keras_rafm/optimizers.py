@@ -153,8 +153,8 @@ class _RowSparse(keras.optimizers.Optimizer):
             return None
         if table.constraint is not None:
             raise ValueError(
-                f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed later, "
-                "without it. Use idle_decay=0 or exclude_from_weight_decay."
+                f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed "
+                "later, without it. Use idle_decay=0 or exclude_from_weight_decay."
             )
         # Zero until the table gets its first sparse gradient: a dense kernel is never decayed.
         running_sum = self.add_variable((), dtype="float64", name=f"{table.name}_decay_sum")
@@ -174,8 +174,8 @@ class LazyAdam(_RowSparse, keras.optimizers.Adam):
     A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
     lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`.
 
-    Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows of
-    the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
+    Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows
+    of the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
     when it is next read (`keras_rafm.idle_decay`). Tables are the factor tables of a `RaFMLayer`, and every variable of
     two or more axes that gets a sparse gradient, unless excluded by `exclude_from_weight_decay`. The linear weights of a
     `RaFMLayer` have one axis: they are not decayed.
@@ -286,8 +286,8 @@ class LazyAdam(_RowSparse, keras.optimizers.Adam):
 class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
     """Adagrad (Duchi et al., JMLR 2011) that touches only the rows of a table that a batch reads.
 
-    Its result is that of `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as they
-    are. It needs half of the state of Adam.
+    Its result is that of `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as
+    they are. It needs half of the state of Adam.
 
     Args:
         learning_rate: As in `LazyAdam`.
@@ -319,7 +319,7 @@ class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
     ) -> None:
         super().__init__(
             learning_rate=learning_rate,
-            # TensorFlow's kernel adds its epsilon to the root, Keras adds it to the sum: so it is in the sum from the start.
+            # TensorFlow's kernel adds epsilon to the root, Keras adds it to the sum: so it is in the sum from the start.
             initial_accumulator_value=initial_accumulator_value + epsilon,
             epsilon=0.0,
             idle_decay=idle_decay,
@@ -355,8 +355,8 @@ class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
 class SparseFtrl(_RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
-    Its result is that of `keras.optimizers.Ftrl` on dense gradients after a row's first update. L1 makes weights exactly zero;
-    L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there is
+    Its result is that of `keras.optimizers.Ftrl` on dense gradients after a row's first update. L1 makes weights exactly
+    zero; L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there is
     no decay of idle rows.
 
     Args:
