@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
+from keras_rafm.distinct_rows import declare_distinct
 from keras_rafm.idle_decay import decayed, declare_factor_table, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
-from keras_rafm.lookup import DistinctSlots, TableSums, sum_tables
+from keras_rafm.lookup import TableSums, find_reads, ranges_of_slots, readers_of, sum_tables
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
@@ -411,36 +412,38 @@ class RaFMLayer(keras.layers.Layer):
         self._require_slots()
         dtype = "float64" if self.variable_dtype == "float64" else "float32"
         found = occurrences(inputs, self.num_features, dtype, where=self.name)
-        distinct = DistinctSlots(found, self.slots.value, self.level_sizes, where=self.name)
+        reads = find_reads(found, self.slots.value, self.level_sizes, where=self.name)
         penalties = []
 
         def look_up(table: keras.Variable, rows: tf.Tensor, l2: float) -> tf.Tensor:
-            found_rows = _look_up(table, rows, dtype)
+            found_rows = _look_up(table, declare_distinct(rows), dtype)
             if self.factors_l2_scope == "batch" and l2:
                 penalties.append(l2 * tf.reduce_sum(tf.square(found_rows)))
             return found_rows
 
-        # Which tables hold the same slots, so that the same occurrences read them; and each level's part of `w`.
-        tables_of_range: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        # The same occurrences read all tables of one range of slots, and its part of `w` if it is that of a free table.
+        ranges = ranges_of_slots(self.level_sizes)
+        tables_of_range: dict[tuple[int, int], list[tuple[str, int]]] = {range_: [] for range_ in ranges}
         for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
-            tables_of_range.setdefault((above, size), []).append(("free", index))
+            tables_of_range[above, size].append(("free", index))
             if index < self.num_levels - 1:
-                tables_of_range.setdefault((0, above), []).append(("dependent", index))
+                tables_of_range[0, above].append(("dependent", index))
+        rows_of_range = {range_: part.rows for range_, part in zip(ranges, reads.ranges, strict=True)}
         weights_of_range: dict[tuple[int, int], tf.Tensor] = {}
         if self.linear_weights is not None:
-            ranges = [(above, size) for _, size, above in reversed(self._sizes.levels_with_next())]
-            weights = look_up(self.linear_weights, distinct.rows(0, self.num_features), self.linear_l2)
-            parts = tf.split(weights, [tf.size(distinct.rows(*range_)) for range_ in ranges])
-            weights_of_range = dict(zip(ranges, parts, strict=True))
+            free_ranges = [(above, size) for _, size, above in reversed(self._sizes.levels_with_next())]
+            weights = look_up(self.linear_weights, reads.slots, self.linear_l2)
+            parts = tf.split(weights, [tf.size(rows_of_range[range_]) for range_ in free_ranges])
+            weights_of_range = dict(zip(free_ranges, parts, strict=True))
 
         linear = []
         sums: dict[tuple[str, int], TableSums] = {}
-        for range_, keys in tables_of_range.items():
-            readers = distinct.readers(*range_)
+        for (range_, keys), part in zip(tables_of_range.items(), reads.ranges, strict=True):
             rows = []
             for kind, index in keys:
                 table = (self.free_tables if kind == "free" else self.dependent_tables)[index]
-                rows.append(look_up(table, readers.indices, self.factors_l2[index]))
+                rows.append(look_up(table, part.rows, self.factors_l2[index]))
+            readers = readers_of(part, reads.num_samples, dtype)
             its_sums, its_linear = sum_tables(readers, rows, weights_of_range.get(range_))
             sums.update(zip(keys, its_sums, strict=True))
             if its_linear is not None:
@@ -449,7 +452,7 @@ class RaFMLayer(keras.layers.Layer):
         for index in range(self.num_levels):
             dependent = sums.get(("dependent", index), ())
             terms.append(interactions.level_terms(LevelSums(*sums["free", index], *dependent), self.dependent_gradient))
-        total = tf.add_n(linear) if linear else tf.zeros([found.num_samples], dtype)
+        total = tf.add_n(linear) if linear else tf.zeros([reads.num_samples], dtype)
         if self.bias_weight is not None:
             total += tf.cast(self.bias_weight.value, dtype)
         return total, terms, tf.add_n(penalties) if penalties else None

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import declare_distinct
 from keras_rafm.occurrences import PADDING_ID, Occurrences, require
 from keras_rafm.scopes import is_serving
 
@@ -27,32 +26,63 @@ from keras_rafm.scopes import is_serving
 _MAX_SHARED_WIDTH = 128
 
 
-class Readers(NamedTuple):
-    """The distinct rows that a batch reads from tables of one range of slots, and which sample reads which.
+class RangeReads(NamedTuple):
+    """What a batch reads from tables that hold one range of slots.
 
     Attributes:
-        indices: Rows of the tables, each once: int32 `[r]`.
-        matrix: CSR matrix `[max(B, 1), max(r, 1)]` (these kernels crash on a matrix without rows or columns), for each
-            sample and row the sum of `x_i` over the sample's occurrences of the row.
-        squares: The same with `x_i²`; `None` where all `x_i` are 1.
-        values: `x_i` of each occurrence that reads these tables: float `[o]`; `None` where all are 1.
-        places: Sample of each of these occurrences, ascending, and where in `indices` its row stands: int64 `[o, 2]`.
+        rows: Rows of the tables, each once: int32 `[r]`.
+        places: Sample of each occurrence that reads these tables, ascending, and where in `rows` its row stands:
+            int64 `[o, 2]`.
+        values: `x_i` of each of these occurrences: float `[o]`; `None` where all are 1.
+    """
+
+    rows: tf.Tensor
+    places: tf.Tensor
+    values: tf.Tensor | None
+
+
+class BatchReads(NamedTuple):
+    """What a batch reads, found once for all tables.
+
+    Attributes:
+        slots: The distinct slots, grouped by level, highest level first: int32 `[n]`.
+        ranges: What is read from each of the `ranges_of_slots`.
         num_samples: `B`: int64 scalar.
     """
 
-    indices: tf.Tensor
-    matrix: tf.Tensor
-    squares: tf.Tensor | None
-    values: tf.Tensor | None
-    places: tf.Tensor
+    slots: tf.Tensor
+    ranges: tuple[RangeReads, ...]
     num_samples: tf.Tensor
 
 
-class DistinctSlots:
-    """The distinct slots of a batch, found once for all tables and grouped by level, highest level first.
+class Readers(NamedTuple):
+    """Which sample reads which distinct row of the tables of one range, as matrices.
 
-    Since slots are ordered by level, every table holds a range of slots, and what a batch reads from it is a contiguous
-    part of the groups. Padding, and in an exported model unknown ids, form a last group that nothing reads.
+    Attributes:
+        reads: What the matrices were made from.
+        matrix: CSR matrix `[max(B, 1), max(r, 1)]` (these kernels crash on a matrix without rows or columns), for each
+            sample and row the sum of `x_i` over the sample's occurrences of the row.
+        squares: The same with `x_i²`; `None` where all `x_i` are 1.
+        num_samples: `B`: int64 scalar.
+    """
+
+    reads: RangeReads
+    matrix: tf.Tensor
+    squares: tf.Tensor | None
+    num_samples: tf.Tensor
+
+
+def ranges_of_slots(level_sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The ranges of slots that tables hold: `free_k` has `|F_{k+1}| … |F_k| − 1`, `dependent_k` has `0 … |F_{k+1}| − 1`."""
+    above = (*level_sizes[1:], 0)
+    return list(dict.fromkeys([*zip(above, level_sizes, strict=True), *((0, size) for size in level_sizes[1:])]))
+
+
+def find_reads(found: Occurrences, slot_of_feature: tf.Tensor, level_sizes: tuple[int, ...], where: str) -> BatchReads:
+    """The distinct rows of every table that a batch reads, and who reads them.
+
+    Since slots are ordered by level, what a batch reads from a table is a contiguous part of its distinct slots once they
+    are grouped by level. Padding, and in an exported model unknown ids, form a last group that nothing reads.
 
     Args:
         found: The occurrences of the batch.
@@ -63,61 +93,60 @@ class DistinctSlots:
     Raises:
         tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not padding, at run time.
     """
+    num_slots = level_sizes[0]
+    ids, positions = tf.unique(found.ids)
+    slots = _slots(ids, slot_of_feature, num_slots, where)
+    bounds = sorted({0, *level_sizes})
+    groups = [_positions_between(slots, low, high) for low, high in itertools.pairwise(bounds)]
+    nothing_dropped = tf.reduce_max(slots) < num_slots
+    dropped = tf.cast(tf.where(slots >= num_slots)[:, 0], tf.int32)
+    # ends[bound] is how many of the distinct slots are below `bound`: where the group of a level ends.
+    ends = {0: tf.constant(0), **dict(zip(bounds[1:], tf.unstack(tf.cumsum([tf.size(g) for g in groups])), strict=True))}
 
-    def __init__(self, found: Occurrences, slot_of_feature: tf.Tensor, level_sizes: tuple[int, ...], where: str) -> None:
-        self._num_samples, self._values, self._dtype = found.num_samples, found.values, found.dtype
-        self._num_slots = level_sizes[0]
-        ids, positions = tf.unique(found.ids)
-        slots = _slots(ids, slot_of_feature, self._num_slots, where)
+    def grouped() -> tuple[tf.Tensor, tf.Tensor]:
+        order = tf.concat([*groups, dropped], axis=0)
+        return tf.gather(slots, order), tf.gather(tf.math.invert_permutation(order), positions)
 
-        bounds = sorted({0, *level_sizes})
-        groups = [_positions_between(slots, low, high) for low, high in itertools.pairwise(bounds)]
-        nothing_dropped = tf.reduce_max(slots) < self._num_slots
-        groups.append(tf.cast(tf.where(slots >= self._num_slots)[:, 0], tf.int32))
-        ends = tf.unstack(tf.cumsum([tf.size(group) for group in groups[:-1]]))
-        # ends[bound] is how many of the distinct slots are below `bound`: where the group of a level ends.
-        self._ends = {0: tf.constant(0), **dict(zip(bounds[1:], ends, strict=True))}
+    if len(groups) == 1:  # a single level is in order as it is, unless something has to be dropped
+        distinct, positions = tf.cond(nothing_dropped, lambda: (slots, positions), grouped)
+    else:
+        distinct, positions = grouped()
+    places = tf.stack([found.samples, tf.cast(positions, tf.int64)], axis=1)
+    everything = [places] if found.values is None else [places, found.values]
 
-        def grouped() -> tuple[tf.Tensor, tf.Tensor]:
-            order = tf.concat(groups, axis=0)
-            return tf.gather(slots, order), tf.gather(tf.math.invert_permutation(order), positions)
-
-        if len(groups) == 2:  # a single level is in order as it is, unless something has to be dropped
-            self._distinct, self._positions = tf.cond(nothing_dropped, lambda: (slots, positions), grouped)
-        else:
-            self._distinct, self._positions = grouped()
-        self._nothing_dropped = nothing_dropped
-        self._places = tf.stack([found.samples, tf.cast(self._positions, tf.int64)], axis=1)
-
-    def rows(self, low: int, high: int) -> tf.Tensor:
-        """The distinct rows that the batch reads from a table of the slots `low … high − 1`, both level sizes or 0."""
-        return declare_distinct(self._distinct[self._ends[low] : self._ends[high]] - low)
-
-    def readers(self, low: int, high: int) -> Readers:
-        """What the batch reads from tables that hold the slots `low … high − 1`, both level sizes or 0."""
-        start, end = self._ends[low], self._ends[high]
-        indices = self.rows(low, high)
+    def reads(low: int, high: int) -> RangeReads:
+        start, end = ends[low], ends[high]
 
         def read_here() -> list[tf.Tensor]:
-            positions = self._positions
             here = positions < end if low == 0 else (positions >= start) & (positions < end)
             chosen = tf.reshape(tf.where(here), [-1])
-            places = tf.gather(self._places, chosen)
+            its_places = tf.gather(places, chosen)
             if low > 0:
-                places -= tf.stack([tf.constant(0, tf.int64), tf.cast(start, tf.int64)])
-            return [places] if self._values is None else [places, tf.gather(self._values, chosen)]
+                its_places -= tf.stack([tf.constant(0, tf.int64), tf.cast(start, tf.int64)])
+            return [its_places] if found.values is None else [its_places, tf.gather(found.values, chosen)]
 
-        everything = [self._places] if self._values is None else [self._places, self._values]
-        is_full = (low, high) == (0, self._num_slots)
-        kept = tf.cond(self._nothing_dropped, lambda: everything, read_here) if is_full else read_here()
-        places, values = kept[0], kept[1] if len(kept) > 1 else None
-        shape = tf.maximum(tf.stack([self._num_samples, tf.size(indices, tf.int64)]), 1)
-        if values is None:
-            ones = tf.ones([tf.shape(places)[0]], self._dtype)
-            return Readers(indices, _csr(places, ones, shape), None, None, places, self._num_samples)
-        held = tf.stop_gradient(values)
-        matrix, squares = _csr(places, held, shape), _csr(places, tf.square(held), shape)
-        return Readers(indices, matrix, squares, values, places, self._num_samples)
+        is_full = (low, high) == (0, num_slots)
+        kept = tf.cond(nothing_dropped, lambda: everything, read_here) if is_full else read_here()
+        return RangeReads(distinct[start:end] - low, kept[0], kept[1] if len(kept) > 1 else None)
+
+    ranges = tuple(reads(low, high) for low, high in ranges_of_slots(level_sizes))
+    return BatchReads(distinct[: ends[num_slots]], ranges, found.num_samples)
+
+
+def readers_of(reads: RangeReads, num_samples: tf.Tensor, dtype: str) -> Readers:
+    """The matrices of what a batch reads from tables of one range.
+
+    Args:
+        reads: The reads.
+        num_samples: `B`.
+        dtype: Float dtype of the sums.
+    """
+    shape = tf.maximum(tf.stack([num_samples, tf.size(reads.rows, tf.int64)]), 1)
+    if reads.values is None:
+        ones = tf.ones([tf.shape(reads.places)[0]], dtype)
+        return Readers(reads, _csr(reads.places, ones, shape), None, num_samples)
+    held = tf.stop_gradient(reads.values)
+    return Readers(reads, _csr(reads.places, held, shape), _csr(reads.places, tf.square(held), shape), num_samples)
 
 
 class TableSums(NamedTuple):
@@ -150,7 +179,7 @@ def sum_tables(
     if is_serving():  # an exported model has no use for gradients, and loading one with such functions warns
         sums = _forward(readers, tables, weights)
     else:
-        values = [] if readers.values is None else [readers.values]
+        values = [] if readers.reads.values is None else [readers.reads.values]
 
         def differentiable(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
             own = arguments[: len(given)]
@@ -191,14 +220,14 @@ def _backward(
         for of_sum, of_norm, rows in zip(to_rows, to_scalars[:num_tables], tables, strict=True)
     ]
     result += to_scalars[num_tables:]
-    if readers.values is not None:
+    if readers.reads.values is not None:
         # In a graph this is pruned unless someone asks for the gradient of the values.
-        sample, row = readers.places[:, 0], readers.places[:, 1]
-        to_values = tf.zeros_like(readers.values)
+        sample, row = readers.reads.places[:, 0], readers.reads.places[:, 1]
+        to_values = tf.zeros_like(readers.reads.values)
         for of_sum, of_square, rows in zip(sums, squares, tables, strict=True):
             norms = tf.reduce_sum(tf.square(rows), axis=1)
             to_values += tf.reduce_sum(tf.gather(of_sum, sample) * tf.gather(rows, row), axis=1)
-            to_values += 2 * readers.values * tf.gather(of_square, sample) * tf.gather(norms, row)
+            to_values += 2 * readers.reads.values * tf.gather(of_square, sample) * tf.gather(norms, row)
         if weights is not None:
             to_values += tf.gather(linear[0], sample) * tf.gather(weights, row)
         result.append(to_values)
@@ -216,7 +245,7 @@ def _products(
     if transposed:
         # The product with a transposed matrix is faster than `adjoint_a`, which sums up a copy of the result per thread.
         matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=(*wide, *scalars)[0].dtype)
-        num_rows = tf.shape(readers.indices)[0]
+        num_rows = tf.shape(readers.reads.rows)[0]
     else:
         num_rows = tf.cast(readers.num_samples, tf.int32)
 
