@@ -179,8 +179,7 @@ class _Progress(keras.callbacks.Callback):
 
 
 def _batches(samples: kr.data.Samples, batch_size: int, seed: int | None, ids_alone: bool) -> tf.data.Dataset:
-    batches = samples.dataset(batch_size, shuffle=seed is not None, seed=seed)
-    return batches.map(lambda inputs, labels: ({"ids": inputs["ids"]} if ids_alone else inputs, labels))
+    return samples.dataset(batch_size, shuffle=seed is not None, seed=seed, with_values=not ids_alone)
 
 
 def _row(name: str, seed: int, samples: kr.data.Samples, scores: np.ndarray, parameters: int, seconds: float) -> Row:

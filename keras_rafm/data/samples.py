@@ -99,7 +99,12 @@ class Samples:
         return {"ids": self.ids, "values": self.values}
 
     def dataset(
-        self, batch_size: int, shuffle: bool = False, seed: int | None = None, drop_remainder: bool = False
+        self,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int | None = None,
+        drop_remainder: bool = False,
+        with_values: bool = True,
     ) -> tf.data.Dataset:
         """Batches of the samples, gathered whole, for `fit`, `evaluate` or `predict`.
 
@@ -111,6 +116,7 @@ class Samples:
             seed: Makes the sequence of these orders reproducible: the first iteration over a dataset, the second and
                 so on each have an order that depends on nothing else. `None` takes a different sequence every time.
             drop_remainder: Leave out a last batch of less than `batch_size` samples.
+            with_values: `False` leaves the values out, for a model that takes ids alone.
 
         Returns:
             A `tf.data.Dataset` with known cardinality of `({"ids": [B, F], "values": float32 [B, F]},
@@ -126,15 +132,16 @@ class Samples:
             ids, values = tf.constant(self.ids), tf.constant(self.values)
             labels = tf.constant(self.labels[:, np.newaxis])
 
-        def batch(order: tf.Tensor, number: tf.Tensor) -> tuple[Mapping[str, tf.Tensor], tf.Tensor]:
-            rows = order[number * size : (number + 1) * size]
+        def batch(rows: tf.Tensor) -> tuple[Mapping[str, tf.Tensor], tf.Tensor]:
             if drop_remainder:
                 rows.set_shape([size])
-            return {"ids": tf.gather(ids, rows), "values": tf.gather(values, rows)}, tf.gather(labels, rows)
+            inputs = {"ids": tf.gather(ids, rows)}
+            if with_values:
+                inputs["values"] = tf.gather(values, rows)
+            return inputs, tf.gather(labels, rows)
 
-        orders = _orders(len(self), np.random.default_rng(seed) if shuffle else None)
-        batches = orders.flat_map(lambda order: tf.data.Dataset.range(cardinality).map(lambda number: batch(order, number)))
-        return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(tf.data.AUTOTUNE)
+        rows = _batches_of_rows(len(self), size, cardinality, np.random.default_rng(seed) if shuffle else None)
+        return rows.map(batch).prefetch(tf.data.AUTOTUNE)
 
 
 def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
@@ -142,17 +149,29 @@ def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
     return num_samples // batch_size if drop_remainder else -(-num_samples // batch_size)
 
 
-def _orders(num_samples: int, rng: np.random.Generator | None) -> tf.data.Dataset:
-    """One int64 `[num_samples]` order of the samples; a new one at every iteration if there is a generator."""
+def _batches_of_rows(
+    num_samples: int, batch_size: int, num_batches: int, rng: np.random.Generator | None
+) -> tf.data.Dataset:
+    """The rows of each batch, int64 `[B]`; in a new order at every iteration if there is a generator."""
+
+    def in_order(number: tf.Tensor) -> tf.Tensor:
+        start = number * batch_size
+        return tf.range(start, tf.minimum(start + batch_size, num_samples))
+
+    numbers = tf.data.Dataset.range(num_batches)
     if rng is None:
-        return tf.data.Dataset.from_tensors(np.arange(num_samples, dtype=np.int64))
+        return numbers.map(in_order)
 
-    def permutation(_: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(
-            tf.numpy_function(lambda: rng.permutation(num_samples).astype(np.int64), [], tf.int64), [num_samples]
-        )
+    def draw_order() -> tf.Tensor:
+        drawn = tf.numpy_function(lambda: rng.permutation(num_samples).astype(np.int64), [], tf.int64)
+        return tf.ensure_shape(drawn, [num_samples])
 
-    return tf.data.Dataset.from_tensors(0).map(permutation)
+    def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        order = tf.cond(tf.equal(number, 0), draw_order, lambda: order)
+        return order, order[number * batch_size : (number + 1) * batch_size]
+
+    # The order is carried from batch to batch. A nested dataset per iteration would take tens of milliseconds to start.
+    return numbers.scan(tf.zeros([num_samples], tf.int64), next_rows)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
