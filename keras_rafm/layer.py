@@ -60,7 +60,8 @@ class RaFMLayer(keras.layers.Layer):
         factors_initializer: Initialiser of the factor tables, or a sequence with one per level. Default: normal, 0.01.
             Each table draws its own numbers, also from one initialiser with a seed.
         linear_initializer: Initialiser of `w`.
-        factors_l2: The loss gets `factors_l2 · Σ v²`; a number or a sequence with one per level.
+        factors_l2: The loss gets `factors_l2 · Σ v²`; a number or a sequence with one per level. For optimizers without a
+            decay of their own: `keras_rafm.optimizers.LazyAdam` has one that costs less.
         factors_l2_scope: `"tables"`: the sum is over the whole tables. It pulls on every row in every step, which is what
             makes RaFM accurate, at the cost of a gradient as large as the tables. `"batch"`: over the distinct rows
             that the batch reads, at the cost of these; the loss that `evaluate` reports then depends on the batch

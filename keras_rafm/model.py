@@ -54,7 +54,7 @@ class RaFMModel(keras.Model):
     ```python
     ids = keras.Input((10,), dtype="int32", name="ids")
     model = keras_rafm.RaFMModel(ids, keras_rafm.RaFMLayer(plan)(ids))
-    model.compile(keras.optimizers.Adam(4e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    model.compile(keras_rafm.optimizers.LazyAdam(4e-3), keras.losses.BinaryCrossentropy(from_logits=True))
     ```
     """
 
