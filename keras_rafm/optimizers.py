@@ -43,6 +43,7 @@ class _RowSparse(keras.optimizers.Optimizer):
                 f"Received: idle_decay={idle_decay}, learning_rate={rate}"
             )
         self.idle_decay = float(idle_decay)
+        self._once = _Once()
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create the state for these variables."""
@@ -126,16 +127,9 @@ class _RowSparse(keras.optimizers.Optimizer):
         super().update_step(gradient, variable, learning_rate)
 
     def _backend_update_step(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
-        # Read and computed once for all variables: in a small batch the number of operations is what a step costs.
-        self._computed: dict[Any, Any] = {}
+        self._once.forget()
         super()._backend_update_step(gradients, variables, tf.convert_to_tensor(learning_rate))
-        self._computed = {}
-
-    def _once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """What is computed once in an update of all variables."""
-        if key not in self._computed:
-            self._computed[key] = compute()
-        return self._computed[key]
+        self._once.forget()
 
     def _log_of_decay(self, learning_rate: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
@@ -456,6 +450,21 @@ class FlushIdleDecay(keras.callbacks.Callback):
 
     def _flush(self) -> None:
         settle(self.model.trainable_variables)
+
+
+class _Once:
+    """Computes what all variables of an update share once: in a small batch a step costs its number of operations."""
+
+    def __init__(self) -> None:
+        self._results: dict[Any, Any] = {}
+
+    def __call__(self, key: Any, compute: Callable[[], Any]) -> Any:
+        if key not in self._results:
+            self._results[key] = compute()
+        return self._results[key]
+
+    def forget(self) -> None:
+        self._results = {}
 
 
 def _assign_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> None:
