@@ -111,8 +111,7 @@ def find_reads(found: Occurrences, slot_of_feature: tf.Tensor, level_sizes: tupl
         distinct, positions = tf.cond(nothing_dropped, lambda: (slots, positions), grouped)
     else:
         distinct, positions = grouped()
-    # Twice as fast as stacking on axis 1, which copies number by number.
-    places = tf.transpose(tf.stack([found.samples, tf.cast(positions, tf.int64)]))
+    places = tf.stack([found.samples, tf.cast(positions, tf.int64)], axis=1)
     everything = [places] if found.values is None else [places, found.values]
 
     def reads(low: int, high: int) -> RangeReads:

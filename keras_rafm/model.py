@@ -14,7 +14,7 @@ from keras_rafm.downstream import Downstream, find_downstreams
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
-from keras_rafm.optimizers import FlushIdleDecay, LazyAdam
+from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, merges_rows_of_replicas
 from keras_rafm.replicas import each_row_on_one_replica
 from keras_rafm.scopes import LevelScores, recording_level_scores
 
@@ -165,7 +165,9 @@ class RaFMModel(keras.Model):
             scaled = self.optimizer.scale_loss(tf.reduce_sum(loss) + weighted)
         weights = self.trainable_weights
         if weights:
-            gradients = each_row_on_one_replica(tape.gradient(scaled, weights))
+            gradients = tape.gradient(scaled, weights)
+            if not merges_rows_of_replicas(self.optimizer):
+                gradients = each_row_on_one_replica(gradients)
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:
             warnings.warn(f"{self.name} has no trainable weights.", stacklevel=2)

@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from keras_rafm.distinct_rows import merged
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
+from keras_rafm.replicas import rows_below, with_row
 
 
-class _RowSparse(keras.optimizers.Optimizer):
+class RowSparse(keras.optimizers.Optimizer):
     """What the optimizers here have in common: rows of tables are updated alone, and decay while nobody reads them.
 
     Mixed in before a Keras optimizer, whose own step serves dense gradients.
@@ -131,6 +132,20 @@ class _RowSparse(keras.optimizers.Optimizer):
         super()._backend_update_step(gradients, variables, tf.convert_to_tensor(learning_rate))
         self._once.forget()
 
+    def _all_reduce_sum_gradients(self, gradients_and_variables: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return super()._all_reduce_sum_gradients(gradients_and_variables)
+        # A row behind the last one, so that no gradient is empty, and nothing is touched that no replica has read.
+        extended = [
+            (with_row(gradient, variable.shape[0]) if isinstance(gradient, tf.IndexedSlices) else gradient, variable)
+            for gradient, variable in gradients_and_variables
+        ]
+        return [
+            (rows_below(gradient, variable.shape[0]) if isinstance(gradient, tf.IndexedSlices) else gradient, variable)
+            for gradient, variable in super()._all_reduce_sum_gradients(extended)
+        ]
+
     def _log_of_decay(self, learning_rate: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
             return log_of_decay(tf.cast(learning_rate, tf.float64) * self.idle_decay)
@@ -161,8 +176,13 @@ class _RowSparse(keras.optimizers.Optimizer):
                 decay.forget_settled()
 
 
+def merges_rows_of_replicas(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer is right on rows of which several replicas have a gradient."""
+    return isinstance(getattr(optimizer, "inner_optimizer", optimizer), RowSparse)
+
+
 @keras.saving.register_keras_serializable(package="keras_rafm")
-class LazyAdam(_RowSparse, keras.optimizers.Adam):
+class LazyAdam(RowSparse, keras.optimizers.Adam):
     """Adam (Kingma and Ba, ICLR 2015) that touches only the rows of a table that a batch reads.
 
     A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
@@ -277,7 +297,7 @@ class LazyAdam(_RowSparse, keras.optimizers.Adam):
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
-class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
+class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     """Adagrad (Duchi et al., JMLR 2011) that touches only the rows of a table that a batch reads.
 
     Its result is that of `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as
@@ -346,7 +366,7 @@ class SparseAdagrad(_RowSparse, keras.optimizers.Adagrad):
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
-class SparseFtrl(_RowSparse, keras.optimizers.Ftrl):
+class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
     Its result is that of `keras.optimizers.Ftrl` on dense gradients after a row's first update. L1 makes weights exactly
