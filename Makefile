@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
 VENV ?= .venv
 LATEST_VENV ?= .venv-latest
 
-.PHONY: quickstart test test-latest lint install clean
+.PHONY: quickstart benchmark test test-latest lint install clean
 
 install: $(VENV)/.installed
 
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "keras_rafm needs Python 3.11, 3.12 or 3.13: none was found. Name one with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[io,examples,test,lint]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[io,examples,benchmark,test,lint]'
 	touch $@
 
 # The newest TensorFlow, without tensorflow-io.
@@ -27,6 +27,12 @@ $(LATEST_VENV)/.installed: pyproject.toml
 
 quickstart: install
 	$(VENV)/bin/python examples/quickstart.py
+
+# Options of `python -m benchmarks`, such as make benchmark OPTIONS='--cases large --xlearn PATH'.
+OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
+
+benchmark: install $(LATEST_VENV)/.installed
+	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
 test: install
 	$(VENV)/bin/python -m pytest

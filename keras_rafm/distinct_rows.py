@@ -35,11 +35,11 @@ def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
         lambda: gradient.values,
         lambda: tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows)),
     )
-    return tf.IndexedSlices(tf.ensure_shape(values, gradient.values.shape), rows, gradient.dense_shape)
+    return tf.IndexedSlices(tf.ensure_shape(values, [None, *gradient.values.shape[1:]]), rows, gradient.dense_shape)
 
 
 def _declared_distinct(rows: tf.Tensor) -> bool:
-    if tf.executing_eagerly():
+    if tf.executing_eagerly() or not hasattr(rows, "graph"):  # a constant made outside of the graph has none
         return False
     declared = getattr(rows.graph, _ATTRIBUTE, ())
     while rows.name not in declared:

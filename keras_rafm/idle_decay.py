@@ -29,16 +29,23 @@ class IdleDecay:
         table: A variable `[n, …]`, from now on read through `idle_decay_of` and `settle`.
         running_sum: `S`: a float64 variable of shape `()`.
         marks: `S_row`: a float64 variable `[n]`.
+        settled_at: What `S` was when all rows were last brought up to date: a float64 variable of shape `()`.
     """
 
-    def __init__(self, table: keras.Variable, running_sum: keras.Variable, marks: keras.Variable) -> None:
-        settle([table])  # what another optimizer has left
-        self._sum, self._marks = running_sum, marks
+    def __init__(
+        self, table: keras.Variable, running_sum: keras.Variable, marks: keras.Variable, settled_at: keras.Variable
+    ) -> None:
+        self._sum, self._marks, self._settled_at = running_sum, marks, settled_at
         self._strategy = tf.distribute.get_strategy()
-        self._settled_at: float | None = None
         #: Whether the table decays also where its gradient is dense, as on several replicas.
         self.is_of_factor_table: bool = getattr(table, _FACTOR_TABLE, False)
-        setattr(table, _ATTRIBUTE, self)
+        self.attach(table)
+
+    def attach(self, table: keras.Variable) -> None:
+        """Be what the table is decayed by, after what has decayed it before."""
+        if idle_decay_of(table) is not self:
+            settle([table])
+            setattr(table, _ATTRIBUTE, self)
 
     def pending(self, rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         """What rows (int `[r]`) have to be multiplied with to be up to date: `[r]`."""
@@ -68,19 +75,15 @@ class IdleDecay:
         factors = self.advance(every, log, table.dtype)
         table.assign(table * tf.reshape(factors, [-1] + [1] * (table.shape.rank - 1)))
 
-    def forget_settled(self) -> None:
-        """The sum and the marks were set from outside: whether rows wait is not known any more."""
-        self._settled_at = None
-
     def settle(self, table: keras.Variable) -> None:
         """Bring every row of the table up to date. It costs a pass over the table, or nothing if nothing has waited."""
         total = float(self._sum.numpy())
-        if total == self._settled_at:
+        if total == float(self._settled_at.numpy()):
             return
         local = self._strategy.experimental_local_results
         for part, marks in zip(local(table.value), local(self._marks.value), strict=True):
             _settle(part, marks, tf.constant(total, tf.float64))
-        self._settled_at = total
+        self._settled_at.assign(total)
 
     def _factors(self, total: tf.Tensor, rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         return tf.exp(tf.cast(total - tf.gather(self._marks.value, rows), dtype))

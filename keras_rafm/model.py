@@ -14,7 +14,7 @@ from keras_rafm.downstream import Downstream, find_downstreams
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
-from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, merges_rows_of_replicas
+from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
 from keras_rafm.replicas import each_row_on_one_replica
 from keras_rafm.scopes import LevelScores, recording_level_scores
 
@@ -85,6 +85,9 @@ class RaFMModel(keras.Model):
             self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
         settle(self.variables)
         super().compile(optimizer=optimizer or LazyAdam(), loss=loss, loss_weights=loss_weights, **kwargs)
+        row_sparse = row_sparse_optimizer(self.optimizer)
+        if row_sparse is not None:
+            row_sparse.attach()
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was."""
@@ -92,13 +95,24 @@ class RaFMModel(keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`; weights are up to date whenever callbacks may read them."""
+        flush = FlushIdleDecay()
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(FlushIdleDecay())
+            flush.set_model(self)
+            callbacks.callbacks.insert(0, flush)
         else:
-            callbacks = [FlushIdleDecay(), *keras.tree.flatten(callbacks)] if callbacks else [FlushIdleDecay()]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+            callbacks = [flush, *keras.tree.flatten(callbacks)] if callbacks else [flush]
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
 
     def get_weights(self) -> list[Any]:
         """As `keras.Model.get_weights`, with the decay that waits on idle rows done, as in all that follow here."""
@@ -166,7 +180,7 @@ class RaFMModel(keras.Model):
         weights = self.trainable_weights
         if weights:
             gradients = tape.gradient(scaled, weights)
-            if not merges_rows_of_replicas(self.optimizer):
+            if row_sparse_optimizer(self.optimizer) is None:
                 gradients = each_row_on_one_replica(gradients)
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         else:

@@ -51,7 +51,6 @@ class RowSparse(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        # A `dict` would be tracked as state of its own.
         self._decays: tuple[IdleDecay | None, ...] = tuple(
             self._decay_of(variable) if self.idle_decay and len(variable.shape) >= 2 else None for variable in variables
         )
@@ -70,15 +69,24 @@ class RowSparse(keras.optimizers.Optimizer):
         super().finalize_variable_values(var_list)
         self.flush()
 
-    def set_weights(self, weights: Any) -> None:
-        """Set the state."""
-        super().set_weights(weights)
-        self._forget_settled()
+    def attach(self) -> None:
+        """Be the optimizer that the tables are decayed by again, after another one has been."""
+        for variable, decay in zip(self._trainable_variables, self._decays if self.built else (), strict=False):
+            if decay is not None:
+                decay.attach(variable)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Read the state from a saved model."""
-        super().load_own_variables(store)
-        self._forget_settled()
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """As in Keras, with `loss_scale_factor` for sparse gradients too."""
+        scale = self.loss_scale_factor
+        if scale is None:
+            super().apply(grads, trainable_variables)
+            return
+        unscaled = [None if gradient is None else _divided(gradient, scale) for gradient in grads]
+        self.loss_scale_factor = None
+        try:
+            super().apply(unscaled, trainable_variables)
+        finally:
+            self.loss_scale_factor = scale
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable.
@@ -95,6 +103,7 @@ class RowSparse(keras.optimizers.Optimizer):
             values = tf.cast(gradient.values, variable.dtype)
             factors = None
             if decay is not None:
+                self._refuse_constraint(variable)
                 factors = decay.advance(gradient.indices, self._log_of_decay(learning_rate), variable.dtype)
             self._update_rows(gradient.indices, values, variable, learning_rate, factors)
             return
@@ -160,25 +169,25 @@ class RowSparse(keras.optimizers.Optimizer):
     def _decay_of(self, table: keras.Variable) -> IdleDecay | None:
         if not self._use_weight_decay(table):
             return None
+        # Zero until the table gets its first sparse gradient: a dense kernel is never decayed.
+        running_sum = self.add_variable((), dtype="float64", name=f"{table.name}_decay_sum")
+        marks = self.add_variable((table.shape[0],), dtype="float64", name=f"{table.name}_decay_marks")
+        settled_at = self.add_variable((), dtype="float64", name=f"{table.name}_decay_settled_at")
+        return IdleDecay(table, running_sum, marks, settled_at)
+
+    def _refuse_constraint(self, variable: Any) -> None:
+        table = self._trainable_variables[self._get_variable_index(variable)]
         if table.constraint is not None:
             raise ValueError(
                 f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed "
                 "later, without it. Use idle_decay=0 or exclude_from_weight_decay."
             )
-        # Zero until the table gets its first sparse gradient: a dense kernel is never decayed.
-        running_sum = self.add_variable((), dtype="float64", name=f"{table.name}_decay_sum")
-        marks = self.add_variable((table.shape[0],), dtype="float64", name=f"{table.name}_decay_marks")
-        return IdleDecay(table, running_sum, marks)
-
-    def _forget_settled(self) -> None:
-        for decay in self._decays if self.built else ():
-            if decay is not None:
-                decay.forget_settled()
 
 
-def merges_rows_of_replicas(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether an optimizer is right on rows of which several replicas have a gradient."""
-    return isinstance(getattr(optimizer, "inner_optimizer", optimizer), RowSparse)
+def row_sparse_optimizer(optimizer: Any) -> RowSparse | None:
+    """The optimizer itself, or that inside a `LossScaleOptimizer`, if it is one of these."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner if isinstance(inner, RowSparse) else None
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -470,6 +479,12 @@ class FlushIdleDecay(keras.callbacks.Callback):
 
     def _flush(self) -> None:
         settle(self.model.trainable_variables)
+
+
+def _divided(gradient: Any, divisor: float) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values / divisor, gradient.indices, gradient.dense_shape)
+    return gradient / divisor
 
 
 class _Once:
