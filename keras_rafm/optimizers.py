@@ -25,6 +25,8 @@ class RowSparse(keras.optimizers.Optimizer):
     Mixed in before a Keras optimizer, whose own step serves dense gradients.
     """
 
+    loss_scale_factor: float | None
+
     def __init__(self, *args: Any, idle_decay: float = 0.0, **kwargs: Any) -> None:
         name = type(self).__name__
         for option, alternative in (

@@ -1,0 +1,102 @@
+"""The results as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.results import CaseResult, Verdict
+from benchmarks.speed.specs import Settings
+
+
+def case_text(result: CaseResult) -> str:
+    """The section of a case: its table, targets and notes."""
+    parts = [f"## {result.name}: {result.title}"]
+    if result.rows:
+        parts.append(_table(result.header, result.rows, first_column_left=True))
+    if result.verdicts:
+        header = ["what", "target", "measured", ""]
+        parts.append(_table(header, [_verdict_row(verdict) for verdict in result.verdicts], first_column_left=True))
+    parts += result.notes
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(results: Sequence[CaseResult], settings: Settings) -> str:
+    """The whole report."""
+    here = machine()
+    head = (
+        "# Speed\n\n"
+        f"{here['processor']}, {here['cores']} cores, {here['memory_gigabytes']:.0f} GB; {_versions(results)}. Medians of "
+        f"{settings.runs} repetitions of about {settings.seconds:g} s in turns, lowest and highest in parentheses; ratios "
+        "are those of each round. Bold: this package.\n"
+    )
+    return "\n".join([head, *map(case_text, results)])
+
+
+def write(results: Sequence[CaseResult], settings: Settings, folder: Path) -> None:
+    """`speed.md` and `speed.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "speed.md").write_text(markdown(results, settings), encoding="utf-8")
+    (folder / "speed.json").write_text(json.dumps(as_json(results, settings), indent=1) + "\n", encoding="utf-8")
+
+
+def as_json(results: Sequence[CaseResult], settings: Settings) -> dict[str, Any]:
+    """Every single measurement."""
+    told = ("runs", "seconds", "steps_per_execution", "threads")
+    return {
+        "machine": machine(),
+        "settings": {name: getattr(settings, name) for name in told},
+        "cases": [
+            {
+                "name": result.name,
+                "title": result.title,
+                "verdicts": [{**asdict(verdict), "reached": verdict.reached} for verdict in result.verdicts],
+                "notes": result.notes,
+                **result.raw,
+            }
+            for result in results
+        ],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    except OSError:
+        pass
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (OSError, ValueError):
+        memory = float("nan")
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "memory_gigabytes": memory,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _versions(results: Sequence[CaseResult]) -> str:
+    versions = {bar.about["tensorflow"]: bar.about["keras"] for result in results for bar in result.bars if bar.has_steps}
+    return ", ".join(f"TensorFlow {tensorflow} with Keras {keras}" for tensorflow, keras in versions.items())
+
+
+def _verdict_row(verdict: Verdict) -> list[str]:
+    target = f"at {'most' if verdict.at_most else 'least'} {verdict.limit:g}"
+    measured = verdict.measured
+    text = f"{measured.median:.3g}" if measured.low == measured.high else measured.text()
+    return [verdict.what, target, text, "reached" if verdict.reached else "**not reached**"]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], first_column_left: bool) -> str:
+    alignment = ["---" if first_column_left and index == 0 else "---:" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, alignment, *rows])

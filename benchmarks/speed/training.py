@@ -1,0 +1,87 @@
+"""Training from scratch until the test log-loss is as low as asked for.
+
+The clock runs in `fit` from the beginning of an epoch to its end; evaluation comes after it and is not counted. Test data
+is looked at for nothing but to stop the clock. The first epoch builds the graph. What training takes without that is also
+told: there the median of the later epochs stands for the first. At least three epochs are done, so that there are some.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_rafm as kr
+from benchmarks.speed import models
+from benchmarks.speed.channel import Channel
+from benchmarks.speed.specs import TensorFlowContender
+from benchmarks.speed.workloads import frappe_file
+
+_FEWEST_EPOCHS = 3
+
+
+def serve(task: dict[str, Any], channel: Channel) -> None:
+    """Train anew for every seed that is received."""
+    from benchmarks.speed.worker import versions
+
+    contender = TensorFlowContender.from_json(task["contender"])
+    folder = Path(contender.workload.folder)
+    train, test = (kr.data.read_libfm(frappe_file(folder, part)) for part in ("train", "test"))
+    counts = kr.count_features(train, contender.workload.num_features)
+    channel.send(versions())
+    while (seed := channel.receive()) is not None:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(seed)
+        model = models.build(contender, counts, task["steps_per_execution"])
+        clock = _Clock(test, task["log_loss"])
+        batches = train.dataset(contender.batch_size, shuffle=True, seed=seed)
+        model.fit(
+            batches.map(lambda inputs, labels: (inputs["ids"], labels)),
+            epochs=task["max_epochs"],
+            shuffle=False,
+            verbose=0,
+            callbacks=[clock],
+        )
+        channel.send({"parameters": models.num_parameters(model), **clock.result()})
+
+
+class _Clock(keras.callbacks.Callback):
+    def __init__(self, test: kr.data.Samples, goal: float) -> None:
+        super().__init__()
+        self._test, self._goal = test, goal
+        self._seconds: list[float] = []
+        self._log_losses: list[float] = []
+        self._reached_after: int | None = None
+        self._started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._seconds.append(time.perf_counter() - self._started)
+        self._log_losses.append(self._log_loss())
+        if self._reached_after is None and self._log_losses[-1] <= self._goal:
+            self._reached_after = epoch + 1
+        self.model.stop_training = self._reached_after is not None and epoch + 1 >= _FEWEST_EPOCHS
+
+    def result(self) -> dict[str, Any]:
+        epochs = self._reached_after or len(self._seconds)
+        seconds = sum(self._seconds[:epochs])
+        return {
+            "reached": self._reached_after is not None,
+            "epochs": epochs,
+            "log_loss": self._log_losses[epochs - 1],
+            "seconds": seconds,
+            "seconds_without_graph": seconds - self._seconds[0] + median(self._seconds[1:]),
+            "epoch_seconds": self._seconds,
+        }
+
+    def _log_loss(self) -> float:
+        layer = next(layer for layer in self.model.layers if isinstance(layer, kr.RaFMLayer))
+        batches = (inputs["ids"] for inputs, _ in self._test.dataset(8192))
+        scores = np.concatenate([layer.level_scores(ids).numpy()[:, -1] for ids in batches]).astype(np.float64)
+        return float(np.mean(np.logaddexp(0, scores) - self._test.labels * scores))
