@@ -7,9 +7,11 @@ known.
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 _ATTRIBUTE = "_keras_rafm_distinct"
+_BY_ROWS = "_keras_rafm_by_rows"
 # Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
 _PASSING = {"Identity", "Reshape", "Cast", "StopGradient"}
 
@@ -23,6 +25,20 @@ def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
             setattr(rows.graph, _ATTRIBUTE, names)
         names.add(rows.name)
     return rows
+
+
+def declare_read_by_rows(table: keras.Variable) -> None:
+    """Say that a variable is only ever read row by row, also where its gradient is dense, as on several replicas."""
+    setattr(table, _BY_ROWS, True)
+
+
+def rows_read(gradient: tf.Tensor, table: keras.Variable) -> tf.Tensor | tf.IndexedSlices:
+    """The rows of a dense gradient that are not zero, if its table is only ever read row by row."""
+    if not hasattr(table, _BY_ROWS):
+        return gradient
+    read = tf.reduce_any(tf.reshape(gradient, [tf.shape(gradient)[0], -1]) != 0, axis=1)
+    rows = declare_distinct(tf.where(read)[:, 0])
+    return tf.IndexedSlices(tf.gather(gradient, rows), rows, tf.shape(gradient))
 
 
 def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

@@ -18,7 +18,6 @@ import keras
 import tensorflow as tf
 
 _ATTRIBUTE = "_keras_rafm_idle_decay"
-_FACTOR_TABLE = "_keras_rafm_factor_table"
 _BYTES_AT_ONCE = 2**24
 
 
@@ -37,8 +36,6 @@ class IdleDecay:
     ) -> None:
         self._sum, self._marks, self._settled_at = running_sum, marks, settled_at
         self._strategy = tf.distribute.get_strategy()
-        #: Whether the table decays also where its gradient is dense, as on several replicas.
-        self.is_of_factor_table: bool = getattr(table, _FACTOR_TABLE, False)
         self.attach(table)
 
     def attach(self, table: keras.Variable) -> None:
@@ -69,12 +66,6 @@ class IdleDecay:
             self._marks.value.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(rows), total), rows))
         return factors
 
-    def decay_all(self, table: tf.Variable, log: tf.Tensor) -> None:
-        """Decay the whole table by `exp(log)` at once, whatever is pending included."""
-        every = tf.range(tf.shape(self._marks.value)[0])
-        factors = self.advance(every, log, table.dtype)
-        table.assign(table * tf.reshape(factors, [-1] + [1] * (table.shape.rank - 1)))
-
     def settle(self, table: keras.Variable) -> None:
         """Bring every row of the table up to date. It costs a pass over the table, or nothing if nothing has waited."""
         total = float(self._sum.numpy())
@@ -97,11 +88,6 @@ def log_of_decay(rate: tf.Tensor) -> tf.Tensor:
     """
     log = tf.math.log1p(-tf.cast(rate, tf.float64))
     return tf.debugging.check_numerics(log, "`idle_decay` times the learning rate must be less than 1: log(1 - it) is")
-
-
-def declare_factor_table(table: keras.Variable) -> None:
-    """Say that a variable is a table of factors, whatever its gradients look like."""
-    setattr(table, _FACTOR_TABLE, True)
 
 
 def idle_decay_of(table: keras.Variable) -> IdleDecay | None:

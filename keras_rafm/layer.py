@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
-from keras_rafm.distinct_rows import declare_distinct
-from keras_rafm.idle_decay import decayed, declare_factor_table, idle_decay_of, settle
+from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows
+from keras_rafm.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
 from keras_rafm.lookup import TableSums, find_reads, ranges_of_slots, readers_of, sum_tables
@@ -202,8 +202,9 @@ class RaFMLayer(keras.layers.Layer):
                 )
         self.free_tables = tuple(free_tables)
         self.dependent_tables = tuple(dependent_tables)
-        for table in (*free_tables, *dependent_tables):
-            declare_factor_table(table)
+        for table in (self.linear_weights, *free_tables, *dependent_tables):
+            if table is not None:
+                declare_read_by_rows(table)
         self._initial_slots = None
         self.built = True
 

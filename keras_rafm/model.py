@@ -16,7 +16,7 @@ from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
 from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
 from keras_rafm.replicas import each_row_on_one_replica
-from keras_rafm.scopes import LevelScores, recording_level_scores
+from keras_rafm.scopes import LevelScores, recording_level_scores, serving
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -150,9 +150,13 @@ class RaFMModel(keras.Model):
         super().load_weights(*args, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """As `keras.Model.export`; `keras_rafm.export` writes what TF Serving expects."""
+        """As `keras.Model.export`; `keras_rafm.export` writes what TF Serving expects.
+
+        Ids that training never saw contribute nothing, as there.
+        """
         settle(self.variables)
-        return super().export(*args, **kwargs)
+        with serving():
+            return super().export(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         """Run the graph on inputs that pass the check of integer inputs."""

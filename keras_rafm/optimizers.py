@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import merged
+from keras_rafm.distinct_rows import merged, rows_read
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
 
@@ -36,7 +37,7 @@ class RowSparse(keras.optimizers.Optimizer):
         ):
             if kwargs.get(option):
                 raise ValueError(f"{name} has no `{option}`: {alternative}. Received: {option}={kwargs[option]!r}")
-        if not isinstance(idle_decay, (int, float)) or isinstance(idle_decay, bool) or not 0 <= idle_decay < math.inf:
+        if not isinstance(idle_decay, (int, float, np.floating)) or isinstance(idle_decay, bool) or not 0 <= idle_decay < math.inf:
             raise ValueError(f"`idle_decay` must be a number of 0 or more. Received: idle_decay={idle_decay!r}")
         super().__init__(*args, **kwargs)
         rate = kwargs.get("learning_rate", args[0] if args else None)
@@ -60,10 +61,12 @@ class RowSparse(keras.optimizers.Optimizer):
     def flush(self) -> None:
         """Bring every row of every table up to date, before whole tables are read in another way than through the model.
 
-        `RaFMModel` and `RaFMLayer` do it by themselves, `fit` at its end. In another model whose tables belong to other
-        layers, call it, or use `FlushIdleDecay`, before anything else reads their weights.
+        `RaFMModel` does it by itself, `RaFMLayer` in its own methods, and `fit` at its end. With another model call it, or
+        put `FlushIdleDecay` before other callbacks, before weights are read or set in the midst of training
+        (`model.get_weights`, `EarlyStopping(restore_best_weights=True)`).
         """
         if self.built:
+            self.attach()
             settle(self._trainable_variables)
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
@@ -72,7 +75,10 @@ class RowSparse(keras.optimizers.Optimizer):
         self.flush()
 
     def attach(self) -> None:
-        """Be the optimizer that the tables are decayed by again, after another one has been."""
+        """Be the optimizer that the tables are decayed by again, after another one has been.
+
+        `RaFMModel.compile` does it; another model that goes back to an optimizer of before has to call it itself.
+        """
         for variable, decay in zip(self._trainable_variables, self._decays if self.built else (), strict=False):
             if decay is not None:
                 decay.attach(variable)
@@ -98,19 +104,20 @@ class RowSparse(keras.optimizers.Optimizer):
             variable: The variable.
             learning_rate: A scalar.
         """
-        decay = self._decays[self._get_variable_index(variable)]
-        learning_rate = tf.cast(learning_rate, variable.dtype)
+        index = self._get_variable_index(variable)
+        decay = self._decays[index]
+        if not isinstance(gradient, tf.IndexedSlices):
+            gradient = rows_read(gradient, self._trainable_variables[index])
+        rate_of_step, learning_rate = learning_rate, tf.cast(learning_rate, variable.dtype)
         if isinstance(gradient, tf.IndexedSlices):
             gradient = merged(gradient)
             values = tf.cast(gradient.values, variable.dtype)
             factors = None
             if decay is not None:
                 self._refuse_constraint(variable)
-                factors = decay.advance(gradient.indices, self._log_of_decay(learning_rate), variable.dtype)
+                factors = decay.advance(gradient.indices, self._log_of_decay(rate_of_step), variable.dtype)
             self._update_rows(gradient.indices, values, variable, learning_rate, factors)
             return
-        if decay is not None and decay.is_of_factor_table:
-            decay.decay_all(variable, self._log_of_decay(learning_rate))
         self._update_all(tf.cast(gradient, variable.dtype), variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
@@ -204,6 +211,9 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
     when it is next read (`keras_rafm.idle_decay`). Tables are the factor tables of a `RaFMLayer`, and every variable of
     two or more axes that gets a sparse gradient, unless excluded by `exclude_from_weight_decay`. The linear weights of a
     `RaFMLayer` have one axis: they are not decayed.
+
+    On several replicas under a plain `keras.Model` the gradients of a `RaFMLayer` are dense: there, rows whose gradient is
+    zero count as not read.
 
     `RaFMLayer` reads rows as they are after the decay that waits on them. Other layers read them without: there it is done
     when the row is updated, and for all rows by `flush`.
@@ -380,9 +390,10 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
 class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
-    Its result is that of `keras.optimizers.Ftrl` on dense gradients after a row's first update. L1 makes weights exactly
-    zero; L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there is
-    no decay of idle rows.
+    A row is updated as by `keras.optimizers.Ftrl` in the steps that read it, and left alone in all others, where
+    Keras's would set a row that was never read to zero and shrink all rows. L1 makes weights exactly
+    zero; L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there
+    is no decay of idle rows.
 
     Args:
         learning_rate: As in `LazyAdam`.

@@ -105,15 +105,11 @@ class TestTables:
     RULES = pytest.mark.parametrize("rule", ["adam", "adagrad"])
     #: Rows come and go, some repeat, one batch reads none, and no batch reads row 6.
     BATCHES = ([2, 0, 4], [2, 5, 2], [5, 2, 1, 0], [], [2, 3], [4, 4, 1, 4], [0])
-    RATES = pytest.mark.parametrize(
-        "rate",
-        [
-            lambda: 0.1,
-            lambda: keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.2, 0.05, 0.1]),
-            lambda: keras.optimizers.schedules.ExponentialDecay(0.2, 2, 0.5),
-            lambda: lambda: tf.constant(0.1),
-        ],
-        ids=["constant", "piecewise", "exponential", "callable"],
+    RATES: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("constant", lambda: 0.1),
+        ("piecewise", lambda: keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.2, 0.05, 0.1])),
+        ("exponential", lambda: keras.optimizers.schedules.ExponentialDecay(0.2, 2, 0.5)),
+        ("callable", lambda: lambda: tf.constant(0.1)),
     )
 
     def make(self, rule: str, rate: Any, decay: float) -> keras.optimizers.Optimizer:
@@ -129,10 +125,13 @@ class TestTables:
 
         return step if how == "eager" else tf.function(step, reduce_retracing=True)
 
-    @eager_and_graph
     @RULES
-    @RATES
-    def test_equal_decay_in_every_step(self, how: str, rule: str, rate: Callable[[], Any]) -> None:
+    @pytest.mark.parametrize(
+        ("rate", "how"),
+        [(RATES[0][1], "eager"), *((rate, "function") for _, rate in RATES)],
+        ids=["constant, eager", *(name for name, _ in RATES)],
+    )
+    def test_equal_decay_in_every_step(self, rule: str, rate: Callable[[], Any], how: str) -> None:
         shape = (7, 3)
         variable, optimizer = keras.Variable(normal(1, *shape), dtype="float32"), self.make(rule, rate(), DECAY)
         oracle, step = NumpyTable(variable.numpy(), rule), self.stepper(optimizer, variable, how)
@@ -655,14 +654,11 @@ VIEWS_OF_RAFM_MODEL: dict[str, Callable[[keras.Model, Path], Any]] = {
 }
 #: Those of the layer, and what Keras does through it. Another model than ours doesn't flush in `get_weights`.
 VIEWS_OF_PLAIN_MODEL = (
-    "layer.factors",
     "layer.get_weights",
     "layer.level_scores",
     "model.predict",
-    "model.evaluate",
     "model.save",
     "model.save_weights",
-    "pickle",
     "optimizer.flush",
 )
 
@@ -716,7 +712,6 @@ class TestWritten:
         ("assign_factors 1", lambda model: layer_of(model).assign_factors(1, [9, 1, 10], normal(3, 3, 1))),
         ("assign_factors 2", lambda model: layer_of(model).assign_factors(2, [10, 5], normal(3, 2, 3))),
         ("assign_linear", lambda model: layer_of(model).assign_linear([9, 1], [3.0, 4.0])),
-        ("assign_bias", lambda model: layer_of(model).assign_bias(3.0)),
     )
 
     @pytest.mark.parametrize("write", [write for _, write in WRITERS], ids=[name for name, _ in WRITERS])
@@ -770,10 +765,9 @@ class TestCallbacks:
         [
             lambda callback, model: [callback],
             lambda callback, model: callback,
-            lambda callback, model: (callback, [keras.callbacks.Callback()]),
             lambda callback, model: keras.callbacks.CallbackList([callback], add_history=True, model=model),
         ],
-        ids=["list", "alone", "nested", "callback_list"],
+        ids=["list", "alone", "callback_list"],
     )
     def test_see_settled_weights(self, given_as: Callable[[Any, Any], Any]) -> None:
         model, seen = build(lazy_adam()), []
@@ -961,19 +955,29 @@ class TestCompiledAgain:
             models.append(model)
             for turn, batches in enumerate(((0,), (1,), (2, 3), (4,))):
                 model.compile(optimizers[turn % 2], "mse", run_eagerly=True)
+                if kind == "model" and turn > 1 and model is models[0]:  # it can't do it by itself
+                    model.optimizer.attach()
                 train(model, batches)
-                if kind == "model" and model is models[0]:  # it does not know when it is compiled again
-                    model.optimizer.flush()
         assert_same_weights(*(weights_of(model) for model in models))
 
 
 class TestTwoDevices:
-    @every_kind
-    def test_train_as_one(self, kind: str) -> None:
+    def test_a_plain_model_is_lazy(self) -> None:
+        """Its gradients are dense, and yet rows that nobody reads stay as they are."""
+        with strategy_of(2).scope():
+            model = build(kr.optimizers.LazyAdam(0.1, idle_decay=0.0), "model", run_eagerly=False)
+        before = raw_weights_of(model)
+        ids = np.array([[0, 1, 2], [3, 4, 1]])
+        for batch in (ids, ids[:, [0, 1, 1]]):  # 2 has momentum when it is not read any more
+            model.fit(tf.data.Dataset.from_tensors((batch, [[1.0], [0.0]])), shuffle=False, verbose=0)
+        linear = {i: raw_weights_of(model)["linear"][slot] for i, slot in enumerate(before["slots"])}
+        assert all((linear[i] == before["linear"][before["slots"][i]]) == (i > 4) for i in range(PLAN.num_features))
+
+    def test_train_as_one(self) -> None:
         """Flushed in the middle, outside and inside of the scope, and by `fit` at its end."""
         with strategy_of(2).scope():
-            model = build(lazy_adam(), kind, run_eagerly=False)
-        models = model, build(EveryRowInEveryStep(), kind)
+            model = build(lazy_adam(), run_eagerly=False)
+        models = model, build(EveryRowInEveryStep())
         data = tf.data.Dataset.from_tensor_slices((IDS, LABELS))
         nobody_reads = [all(PLAN.levels[i] != level for i in batch.flat if i >= 0) for batch in IDS for level in LEVELS]
         assert any(nobody_reads)
@@ -988,8 +992,7 @@ class TestTwoDevices:
                     model.optimizer.flush()
             if batch in (2, 4):
                 seen[which].append(raw_weights_of(models[which]))
-                # Elsewhere gradients are dense, and nothing waits.
-                assert which == 1 or kind == "model" or largest_difference(before, seen[which][-1]) > 0.03
+                assert which == 1 or largest_difference(before, seen[which][-1]) > 0.03
 
         for which, each in enumerate(models):
             callback = keras.callbacks.LambdaCallback(

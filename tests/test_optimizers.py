@@ -107,19 +107,23 @@ def assert_close(actual: Any, expected: Any, relative: float = 5e-5, message: st
 
 
 eager_and_graph = pytest.mark.parametrize("how", ["eager", "function"])
-every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+#: Every shape, one of them in a graph too.
+shape_and_how = pytest.mark.parametrize(
+    ("shape", "how"),
+    [*((shape, "eager") for shape in SHAPES.values()), (SHAPES["matrix"], "function")],
+    ids=[*SHAPES, "matrix, function"],
+)
 every_pair = pytest.mark.parametrize(("ours", "keras_own"), PAIRS.values(), ids=PAIRS)
 
 
 class TestSparseAdagrad:
-    @eager_and_graph
-    @every_shape
+    @shape_and_how
     @pytest.mark.parametrize(
         "options",
         [{}, {"initial_accumulator_value": 0.8}, {"initial_accumulator_value": 0.0}, {"epsilon": 0.5}],
         ids=["default", "accumulator", "no accumulator", "epsilon"],
     )
-    def test_is_adagrad_on_dense_gradients(self, how: str, shape: tuple[int, ...], options: dict[str, float]) -> None:
+    def test_is_adagrad_on_dense_gradients(self, shape: tuple[int, ...], how: str, options: dict[str, float]) -> None:
         start = normal(1, *shape)
         ours, theirs = table(start), table(start)
         step = stepper(kr.optimizers.SparseAdagrad(0.1, **options), [ours], how)
@@ -146,9 +150,16 @@ class TestSparseAdagrad:
 
 
 class TestSparseFtrl:
-    @eager_and_graph
-    @pytest.mark.parametrize("options", FTRL.values(), ids=FTRL)
-    def test_is_ftrl_on_each_row_in_the_steps_that_read_it(self, how: str, options: dict[str, float]) -> None:
+    @pytest.mark.parametrize(
+        ("options", "how"),
+        [
+            *((options, "eager") for options in FTRL.values()),
+            (FTRL["default"], "function"),
+            (FTRL["everything"], "function"),
+        ],
+        ids=[*FTRL, "default, function", "everything, function"],
+    )
+    def test_is_ftrl_on_each_row_in_the_steps_that_read_it(self, options: dict[str, float], how: str) -> None:
         shape, start = SHAPES["matrix"], normal(1, 7, 3)
         ours = table(start)
         step = stepper(kr.optimizers.SparseFtrl(0.1, **options), [ours], how)
@@ -162,7 +173,7 @@ class TestSparseFtrl:
             assert_close(ours.numpy(), np.concatenate([row.numpy() for row in of_rows]), message=f"step {seed}")
         assert np.array_equal(ours.numpy()[NEVER_READ], start.astype("float32")[NEVER_READ])
 
-    @every_shape
+    @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
     @pytest.mark.parametrize("options", FTRL_WITHOUT_SHRINKAGE.values(), ids=FTRL_WITHOUT_SHRINKAGE)
     def test_is_ftrl_on_dense_gradients_from_zero_weights(self, shape: tuple[int, ...], options: dict[str, float]) -> None:
         ours, theirs = table(np.zeros(shape)), table(np.zeros(shape))
@@ -218,8 +229,7 @@ class NumpyLazyAdam:
 
 
 class TestLazyAdam:
-    @eager_and_graph
-    @every_shape
+    @shape_and_how
     @pytest.mark.parametrize(
         "options",
         [
@@ -229,7 +239,7 @@ class TestLazyAdam:
         ],
         ids=["default", "other", "no momentum"],
     )
-    def test_is_lazy_adam(self, how: str, shape: tuple[int, ...], options: dict[str, float]) -> None:
+    def test_is_lazy_adam(self, shape: tuple[int, ...], how: str, options: dict[str, float]) -> None:
         start = normal(1, *shape)
         variable, oracle = table(start), NumpyLazyAdam(start, 0.1, **options)
         optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=0.0, **options)
@@ -363,21 +373,17 @@ class TestInAModelWithAnEmbedding:
         theirs = self.of_one_hot_vectors(keras.optimizers.Adagrad(0.1), lookups)
         self.assert_same_training(ours, theirs, self.IDS[:lookups])
 
-    @every_pair
     @pytest.mark.parametrize(
-        ("clipping", "options"), [({}, {}), ({"clipnorm": 0.01}, {"run_eagerly": True})], ids=["graph", "clipnorm, eager"]
+        ("kind", "clipping", "options"),
+        [("adam", {}, {}), ("ftrl", {}, {}), ("adagrad", {"clipnorm": 0.01}, {"run_eagerly": True})],
+        ids=["adam", "ftrl", "adagrad, clipnorm, eager"],
     )
-    def test_every_id_in_every_batch(
-        self,
-        ours: Callable[..., Any],
-        keras_own: Callable[..., Any],
-        clipping: dict[str, float],
-        options: dict[str, Any],
-    ) -> None:
+    def test_every_id_in_every_batch(self, kind: str, clipping: dict[str, float], options: dict[str, Any]) -> None:
         for start in (0, 5, 10):
             assert np.unique(self.ALL_IDS[0, start : start + 5]).size == 6
         # Adam makes the most of differences in rounding.
-        given = clipping | ({"epsilon": 1e-3} if isinstance(ours(), kr.optimizers.LazyAdam) else {})
+        given = clipping | ({"epsilon": 1e-3} if kind == "adam" else {})
+        ours, keras_own = PAIRS[kind]
         theirs = self.of_one_hot_vectors(keras_own(**given), 1)
         self.assert_same_training(self.of_ids(ours(**given), 1, **options), theirs, self.ALL_IDS)
 
@@ -395,15 +401,14 @@ class TestInAModelWithAnEmbedding:
             assert_close(one.numpy(), other.numpy(), message=one.path)
 
     def test_two_devices_train_as_one(self) -> None:
-        ids, weights = self.IDS[0, :12], []
-        data = tf.data.Dataset.from_tensor_slices(((ids,), self.LABELS[:12])).batch(4)
-        for devices in (1, 2):
-            with strategy_of(devices).scope():
-                model = self.of_ids(kr.optimizers.SparseAdagrad(0.1), 1)
-            model.get_layer("table").set_weights([normal(3, 6, 3)])
-            model.fit(data, epochs=2, shuffle=False, verbose=0)
-            weights.append(model.get_weights())
-        for one, two in zip(*weights, strict=True):
+        data = tf.data.Dataset.from_tensor_slices(((self.IDS[0, :12],), self.LABELS[:12])).batch(4)
+        with strategy_of(2).scope():
+            model = self.of_ids(kr.optimizers.SparseAdagrad(0.1), 1)
+        models = model, self.of_ids(kr.optimizers.SparseAdagrad(0.1), 1, run_eagerly=True)
+        for each in models:
+            each.get_layer("table").set_weights([normal(3, 6, 3)])
+            each.fit(data, epochs=2, shuffle=False, verbose=0)
+        for two, one in zip(*(each.get_weights() for each in models), strict=True):
             np.testing.assert_allclose(two, one, rtol=0, atol=1e-6)
 
 
@@ -506,7 +511,7 @@ class TestConfig:
             assert np.array_equal(weights[0], other)
 
     @pytest.mark.parametrize("kind", ["lazy_adam", "sparse_adagrad", "sparse_ftrl"])
-    @pytest.mark.parametrize("remake", REMAKES.values(), ids=REMAKES)
+    @pytest.mark.parametrize("remake", [REMAKES["from_config"], REMAKES["json"]], ids=["from_config", "json"])
     def test_schedule(self, kind: str, remake: Callable[[Any], Any]) -> None:
         make, options = MADE[kind]
         optimizer = make(**{**options, "learning_rate": SCHEDULE})
