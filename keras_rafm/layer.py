@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from keras_rafm.lookup import TableSums, find_reads, ranges_of_slots, readers_of
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
-from keras_rafm.scopes import active_recording, is_serving
+from keras_rafm.scopes import active_recording, inference, is_serving
 
 _UNSET_SLOT = -1
 
@@ -225,7 +226,8 @@ class RaFMLayer(keras.layers.Layer):
             ValueError: Shapes do not fit, or this is a clone whose weights have not been set.
             tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
         """
-        linear, levels, penalty = self._terms(inputs)
+        with contextlib.nullcontext() if training else inference():
+            linear, levels, penalty = self._terms(inputs)
         if penalty is not None:
             self.add_loss(_as_loss(penalty))
         if training:

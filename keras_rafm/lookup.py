@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rafm.occurrences import PADDING_ID, Occurrences, require
-from keras_rafm.scopes import is_serving
+from keras_rafm.scopes import is_inference, is_serving
 
 # A table up to this wide is summed together with the numbers that each row has beside its factors. Wider ones are not:
 # to put them side by side is to copy the rows.
@@ -180,11 +180,19 @@ def sum_tables(
         sums = _forward(readers, tables, weights)
     else:
         values = [] if readers.reads.values is None else [readers.reads.values]
+        makes_anew = is_inference()
 
         def differentiable(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
             own = arguments[: len(given)]
             rows, row_weights = own[: len(tables)], None if weights is None else own[-1]
-            return _forward(readers, rows, row_weights), lambda *upstream: _backward(readers, rows, row_weights, upstream)
+
+            def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+                # A SavedModel can't hold a gradient that takes a matrix from the forward pass.
+                dtype = own[0].dtype.name
+                its_readers = readers_of(readers.reads, readers.num_samples, dtype) if makes_anew else readers
+                return _backward(its_readers, rows, row_weights, upstream)
+
+            return _forward(readers, rows, row_weights), gradient
 
         sums = tf.custom_gradient(differentiable)(*given, *values)
     of_tables = [TableSums(*sums[2 * index : 2 * index + 2]) for index in range(len(tables))]

@@ -37,7 +37,8 @@ class RowSparse(keras.optimizers.Optimizer):
         ):
             if kwargs.get(option):
                 raise ValueError(f"{name} has no `{option}`: {alternative}. Received: {option}={kwargs[option]!r}")
-        if not isinstance(idle_decay, (int, float, np.floating)) or isinstance(idle_decay, bool) or not 0 <= idle_decay < math.inf:
+        is_number = isinstance(idle_decay, (int, float, np.floating)) and not isinstance(idle_decay, bool)
+        if not is_number or not 0 <= idle_decay < math.inf:
             raise ValueError(f"`idle_decay` must be a number of 0 or more. Received: idle_decay={idle_decay!r}")
         super().__init__(*args, **kwargs)
         rate = kwargs.get("learning_rate", args[0] if args else None)

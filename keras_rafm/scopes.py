@@ -15,6 +15,7 @@ import tensorflow as tf
 LevelScores = dict[str, list[tf.Tensor]]
 
 _recording: contextvars.ContextVar[LevelScores | None] = contextvars.ContextVar("level_scores", default=None)
+_inference: contextvars.ContextVar[bool] = contextvars.ContextVar("inference", default=False)
 _serving: contextvars.ContextVar[bool] = contextvars.ContextVar("serving", default=False)
 
 
@@ -45,6 +46,21 @@ def serving() -> Iterator[None]:
         yield
     finally:
         _serving.reset(token)
+
+
+@contextlib.contextmanager
+def inference() -> Iterator[None]:
+    """Inside, graphs are made that may be put into a SavedModel, and yet have gradients."""
+    token = _inference.set(True)
+    try:
+        yield
+    finally:
+        _inference.reset(token)
+
+
+def is_inference() -> bool:
+    """Whether the graph being made may be put into a SavedModel."""
+    return _inference.get()
 
 
 def is_serving() -> bool:

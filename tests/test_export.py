@@ -438,3 +438,16 @@ class TestErrors:
         self.assert_refused(made, tmp_path / "m", OSError, "No space left")
         self.assert_refused(made, tmp_path / "other", OSError, "No space left")
         assert [entry.name for entry in (tmp_path / "m").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("kind", [kr.RaFMModel, keras.Model])
+def test_export_of_keras(kind: type[keras.Model], tmp_path: Path) -> None:
+    """Also with the gradients that a SavedModel takes along."""
+    ids = keras.Input((2,), dtype="int32", name="ids")
+    model = kind(ids, kr.RaFMLayer(kr.RankPlan([1, 2, 1, 2], ranks=(2, 3)))(ids))
+    model.compile(kr.optimizers.LazyAdam(0.1), "mse")
+    batch = np.array([[0, 1], [2, 3]], np.int32)
+    model.fit(batch, np.ones((2, 1)), verbose=0)
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.serve(batch), model.predict(batch, verbose=0), rtol=1e-6)
