@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 $(LATEST_VENV)/.installed: pyproject.toml
 	test -x $(LATEST_VENV)/bin/python || $(PYTHON) -m venv $(LATEST_VENV)
 	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples,test]'
+	$(LATEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[examples,benchmark,test]'
 	touch $@
 
 quickstart: install

@@ -36,7 +36,7 @@ def rows_read(gradient: tf.Tensor, table: keras.Variable) -> tf.Tensor | tf.Inde
     """The rows of a dense gradient that are not zero, if its table is only ever read row by row."""
     if not hasattr(table, _BY_ROWS):
         return gradient
-    read = tf.reduce_any(tf.reshape(gradient, [tf.shape(gradient)[0], -1]) != 0, axis=1)
+    read = tf.reduce_any(gradient != 0, axis=list(range(1, gradient.shape.rank)))
     rows = declare_distinct(tf.where(read)[:, 0])
     return tf.IndexedSlices(tf.gather(gradient, rows), rows, tf.shape(gradient))
 

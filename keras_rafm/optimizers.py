@@ -60,7 +60,7 @@ class RowSparse(keras.optimizers.Optimizer):
         )
 
     def flush(self) -> None:
-        """Bring every row of every table up to date, before whole tables are read in another way than through the model.
+        """Bring every row of every table up to date.
 
         `RaFMModel` does it by itself, `RaFMLayer` in its own methods, and `fit` at its end. With another model call it, or
         put `FlushIdleDecay` before other callbacks, before weights are read or set in the midst of training
@@ -109,17 +109,17 @@ class RowSparse(keras.optimizers.Optimizer):
         decay = self._decays[index]
         if not isinstance(gradient, tf.IndexedSlices):
             gradient = rows_read(gradient, self._trainable_variables[index])
-        rate_of_step, learning_rate = learning_rate, tf.cast(learning_rate, variable.dtype)
-        if isinstance(gradient, tf.IndexedSlices):
-            gradient = merged(gradient)
-            values = tf.cast(gradient.values, variable.dtype)
-            factors = None
-            if decay is not None:
-                self._refuse_constraint(variable)
-                factors = decay.advance(gradient.indices, self._log_of_decay(rate_of_step), variable.dtype)
-            self._update_rows(gradient.indices, values, variable, learning_rate, factors)
+        own_rate = tf.cast(learning_rate, variable.dtype)
+        if not isinstance(gradient, tf.IndexedSlices):
+            self._update_all(tf.cast(gradient, variable.dtype), variable, own_rate)
             return
-        self._update_all(tf.cast(gradient, variable.dtype), variable, learning_rate)
+        gradient = merged(gradient)
+        values = tf.cast(gradient.values, variable.dtype)
+        factors = None
+        if decay is not None:
+            _refuse_constraint(self._trainable_variables[index])
+            factors = decay.advance(gradient.indices, self._log_of_decay(learning_rate), variable.dtype)
+        self._update_rows(gradient.indices, values, variable, own_rate, factors)
 
     def get_config(self) -> dict[str, Any]:
         """The options."""
@@ -185,14 +185,6 @@ class RowSparse(keras.optimizers.Optimizer):
         settled_at = self.add_variable((), dtype="float64", name=f"{table.name}_decay_settled_at")
         return IdleDecay(table, running_sum, marks, settled_at)
 
-    def _refuse_constraint(self, variable: Any) -> None:
-        table = self._trainable_variables[self._get_variable_index(variable)]
-        if table.constraint is not None:
-            raise ValueError(
-                f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed "
-                "later, without it. Use idle_decay=0 or exclude_from_weight_decay."
-            )
-
 
 def row_sparse_optimizer(optimizer: Any) -> RowSparse | None:
     """The optimizer itself, or that inside a `LossScaleOptimizer`, if it is one of these."""
@@ -205,16 +197,15 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
     """Adam (Kingma and Ba, ICLR 2015) that touches only the rows of a table that a batch reads.
 
     A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
-    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`.
+    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`, but for the tables of a `RaFMLayer`: rows whose
+    gradient is zero count as not read there. (Dense ones come from `factors_l2` over whole tables, and from a plain
+    `keras.Model` on several replicas.)
 
     Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows
     of the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
     when it is next read (`keras_rafm.idle_decay`). Tables are the factor tables of a `RaFMLayer`, and every variable of
     two or more axes that gets a sparse gradient, unless excluded by `exclude_from_weight_decay`. The linear weights of a
     `RaFMLayer` have one axis: they are not decayed.
-
-    On several replicas under a plain `keras.Model` the gradients of a `RaFMLayer` are dense: there, rows whose gradient is
-    zero count as not read.
 
     `RaFMLayer` reads rows as they are after the decay that waits on them. Other layers read them without: there it is done
     when the row is updated, and for all rows by `flush`.
@@ -225,11 +216,9 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
         beta_1: Decay rate of the first moments.
         beta_2: Decay rate of the second moments.
         epsilon: Added to the root of the second moment.
-        clipnorm: As in Keras; repeated rows are summed up before.
-        clipvalue: As `clipnorm`.
-        global_clipnorm: As `clipnorm`.
-        loss_scale_factor: As in Keras.
         name: Name of the optimizer.
+        **kwargs: `clipnorm`, `clipvalue`, `global_clipnorm` (repeated rows are summed up before) and `loss_scale_factor` of
+            Keras.
 
     Raises:
         ValueError: A value is out of its range; or one of `weight_decay`, `use_ema` and `gradient_accumulation_steps`
@@ -243,10 +232,6 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        loss_scale_factor: float | None = None,
         name: str = "lazy_adam",
         **kwargs: Any,
     ) -> None:
@@ -258,10 +243,6 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            loss_scale_factor=loss_scale_factor,
             name=name,
             **kwargs,
         )
@@ -330,11 +311,9 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
         initial_accumulator_value: Where the sums of squared gradients start.
         epsilon: Added to that sum before the root is taken.
         idle_decay: As in `LazyAdam`.
-        clipnorm: As in Keras; repeated rows are summed up before.
-        clipvalue: As `clipnorm`.
-        global_clipnorm: As `clipnorm`.
-        loss_scale_factor: As in Keras.
         name: Name of the optimizer.
+        **kwargs: `clipnorm`, `clipvalue`, `global_clipnorm` (repeated rows are summed up before) and `loss_scale_factor` of
+            Keras.
 
     Raises:
         ValueError: As `LazyAdam`.
@@ -346,10 +325,6 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         idle_decay: float = 0.0,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        loss_scale_factor: float | None = None,
         name: str = "sparse_adagrad",
         **kwargs: Any,
     ) -> None:
@@ -359,10 +334,6 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
             initial_accumulator_value=initial_accumulator_value + epsilon,
             epsilon=0.0,
             idle_decay=idle_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            loss_scale_factor=loss_scale_factor,
             name=name,
             **kwargs,
         )
@@ -391,10 +362,9 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
 class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
-    A row is updated as by `keras.optimizers.Ftrl` in the steps that read it, and left alone in all others, where
-    Keras's would set a row that was never read to zero and shrink all rows. L1 makes weights exactly
-    zero; L1 and L2 act on a row when it is updated, and since FTRL computes a weight anew from all its gradients, there
-    is no decay of idle rows.
+    A row is updated as by `keras.optimizers.Ftrl` in the steps that read it, and left alone in all others, where Keras' own
+    would set a row that was never read to zero and shrink all rows. L1 makes weights exactly zero; L1 and L2 act on a row
+    when it is updated, and since FTRL computes a weight anew from all its gradients, there is no decay of idle rows.
 
     Args:
         learning_rate: As in `LazyAdam`.
@@ -404,11 +374,9 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         l2_regularization_strength: L2, 0 or more.
         l2_shrinkage_regularization_strength: L2 added to the gradient alone, 0 or more.
         beta: The paper's β.
-        clipnorm: As in Keras; repeated rows are summed up before.
-        clipvalue: As `clipnorm`.
-        global_clipnorm: As `clipnorm`.
-        loss_scale_factor: As in Keras.
         name: Name of the optimizer.
+        **kwargs: `clipnorm`, `clipvalue`, `global_clipnorm` (repeated rows are summed up before) and `loss_scale_factor` of
+            Keras.
 
     Raises:
         ValueError: As `LazyAdam`.
@@ -423,10 +391,6 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         l2_regularization_strength: float = 0.0,
         l2_shrinkage_regularization_strength: float = 0.0,
         beta: float = 0.0,
-        clipnorm: float | None = None,
-        clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
-        loss_scale_factor: float | None = None,
         name: str = "sparse_ftrl",
         **kwargs: Any,
     ) -> None:
@@ -440,10 +404,6 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
             l2_regularization_strength=l2_regularization_strength,
             l2_shrinkage_regularization_strength=l2_shrinkage_regularization_strength,
             beta=beta,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            loss_scale_factor=loss_scale_factor,
             name=name,
             **kwargs,
         )
@@ -493,6 +453,14 @@ class FlushIdleDecay(keras.callbacks.Callback):
 
     def _flush(self) -> None:
         settle(self.model.trainable_variables)
+
+
+def _refuse_constraint(table: keras.Variable) -> None:
+    if table.constraint is not None:
+        raise ValueError(
+            f"`idle_decay` can't decay {table.path}, which has a constraint: rows out of the batch would be decayed later, "
+            "without it. Use idle_decay=0 or exclude_from_weight_decay."
+        )
 
 
 def _divided(gradient: Any, divisor: float) -> Any:

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,8 +93,8 @@ def frappe(tmp_path: Path) -> Workload:
 
 
 def settings(**options: object) -> Settings:
-    values = {"runs": 1, "seconds": 0.01, "steps_per_execution": 1, "threads": "default", "python": sys.executable}
-    return Settings(**{**values, **options})  # type: ignore[arg-type]
+    quick = Settings(runs=1, seconds=0.01, steps_per_execution=1, threads="default", python=sys.executable)
+    return replace(quick, **options)
 
 
 def test_a_case_from_the_command_line(tools: dict[str, str], tmp_path: Path) -> None:
@@ -338,7 +339,6 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     bars = [Measured("ours", {}, [10.0, 12.0], is_ours=True), Measured("other", {}, [5.0, 6.0])]
     results = [CaseResult("one", "One", [], [], bars=bars), CaseResult("none", "None", [], [])]
     plot.write_plot(results, tmp_path / "speed.png")

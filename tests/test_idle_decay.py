@@ -961,6 +961,17 @@ class TestCompiledAgain:
         assert_same_weights(*(weights_of(model) for model in models))
 
 
+def test_dense_gradients_of_an_empty_table() -> None:
+    """A penalty over whole tables makes gradients dense, those of tables without rows too."""
+    ids = keras.Input((2,), dtype="int32")
+    model = kr.RaFMModel(ids, kr.RaFMLayer(kr.RankPlan([1, 1, 3], ranks=(1, 2, 3)), factors_l2=0.1)(ids))
+    model.compile(lazy_adam(), "mse")
+    before = model.get_weights()
+    model.fit(np.array([[0, 1], [2, 1]]), np.ones((2, 1)), verbose=0)
+    changed = [np.any(one != other) for one, other in zip(before, model.get_weights(), strict=True)]
+    assert changed == [weight.shape[0] > 0 if weight.ndim > 1 else weight.dtype != np.int32 for weight in before]
+
+
 class TestTwoDevices:
     def test_a_plain_model_is_lazy(self) -> None:
         """Its gradients are dense, and yet rows that nobody reads stay as they are."""

@@ -27,17 +27,19 @@ class Worker:
     """
 
     def __init__(self, python: str, task: dict[str, Any]) -> None:
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._folder = tempfile.TemporaryDirectory()
+        self._errors = Path(self._folder.name, "stderr")
         self._label = f"{task['name']} of {task.get('contender', {}).get('name', '?')}"
-        self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.speed.worker"],
-            cwd=_ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [python, "-m", "benchmarks.speed.worker"],
+                cwd=_ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         self.send(task)
 
     def __enter__(self) -> Worker:
@@ -78,7 +80,7 @@ class Worker:
 
     def close(self) -> None:
         """End the worker and wait for it. Calling it again does nothing."""
-        if self._errors.closed:
+        if not self._errors.exists():
             return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -87,10 +89,9 @@ class Worker:
         self._process.terminate()  # what is left of its run is of no interest
         self._process.wait()
         self._process.stdout.close()
-        self._errors.close()
+        self._folder.cleanup()
 
     def _error(self) -> WorkerError:
         code = self._process.wait()
-        self._errors.seek(0)
-        last = "".join(self._errors.readlines()[-_LINES_OF_ERRORS:])
+        last = "\n".join(self._errors.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES_OF_ERRORS:])
         return WorkerError(f"The worker for {self._label} ended with exit code {code}:\n{last}")

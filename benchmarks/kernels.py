@@ -1,0 +1,178 @@
+"""Milliseconds of the ways to sum rows over occurrences that TensorFlow offers: why `lookup` uses CSR products.
+
+    python -m benchmarks.kernels
+
+A batch of 4,096 samples of 39 log-uniform ids of a million features, three parts of it: the 5,000 most frequent features at
+rank 512 and at rank 36, all others at rank 32. The sum over the occurrences and its gradient with respect to the rows; the
+median of 40 calls, from which that of a call that does nothing is not taken off.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+NUM_FEATURES, NUM_FREQUENT, NUM_FIELDS, BATCH_SIZE = 1_000_000, 5000, 39, 4096
+CALLS = 40
+
+
+class Part(NamedTuple):
+    """Occurrences of some features: their samples and rows (int64 `[o]`), the rows `[r, D]` and an upstream gradient."""
+
+    samples: tf.Tensor
+    positions: tf.Tensor
+    rows: tf.Tensor
+    upstream: tf.Tensor
+
+
+def main() -> None:
+    ids = np.exp(np.random.default_rng(0).uniform(0, np.log(NUM_FEATURES + 1), (BATCH_SIZE, NUM_FIELDS))).astype(int) - 1
+    frequent = ids < NUM_FREQUENT
+    print(f"TensorFlow {tf.__version__}\n\n| | ms |\n|---|---|")
+    report("nothing", lambda: tf.constant(0))
+    for rank, chosen in ((512, frequent), (36, frequent), (32, ~frequent)):
+        part = part_of(ids, chosen, rank)
+        size = f"{part.samples.shape[0]:,} occurrences of {part.rows.shape[0]:,} rows of rank {rank}"
+        for name, both in WAYS.items():
+            report(f"{size}: {name}", both, part)
+    for width in (32, 64, 128, 256):
+        part = part_of(ids, ids < width, 512)
+        report(f"forward, {width} most frequent features at rank 512: dense multi-hot", multi_hot, part)
+        report(
+            f"forward, {width} most frequent features at rank 512: CSR", lambda part: product(csr(part), part.rows), part
+        )
+    flat = tf.constant(np.minimum(ids, NUM_FEATURES - 1).ravel().astype(np.int32))
+    report(f"distinct among {flat.shape[0]:,} ids: tf.unique, then by level", unique, flat)
+    report(f"distinct among {flat.shape[0]:,} ids: marked in a vector of all features", marked, flat)
+
+
+def part_of(ids: np.ndarray, chosen: np.ndarray, rank: int) -> Part:
+    samples, fields = np.nonzero(chosen)
+    distinct, positions = np.unique(ids[samples, fields], return_inverse=True)
+    return Part(
+        tf.constant(samples, tf.int64),
+        tf.constant(positions, tf.int64),
+        tf.random.stateless_normal([distinct.size, rank], [0, 0]),
+        tf.random.stateless_normal([BATCH_SIZE, rank], [0, 1]),
+    )
+
+
+def report(name: str, function: Callable[..., tf.Tensor], *arguments: Any) -> None:
+    """Print the median of some calls; one number of the result is handed out, so that nothing is left out."""
+    graph = tf.function(lambda *arguments: tf.reshape(function(*arguments), [-1])[0])
+    seconds = []
+    for _ in range(CALLS + 3):
+        started = time.perf_counter()
+        graph(*arguments)
+        seconds.append(time.perf_counter() - started)
+    print(f"| {name} | {1e3 * statistics.median(seconds[3:]):.2f} |", flush=True)
+
+
+def csr(part: Part) -> tf.Tensor:
+    shape = tf.stack([tf.constant(BATCH_SIZE, tf.int64), tf.shape(part.rows, tf.int64)[0]])
+    indices = tf.stack([part.samples, part.positions], axis=1)
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=indices, values=tf.ones_like(indices[:, 0], tf.float32), dense_shape=shape
+    )
+
+
+def product(matrix: tf.Tensor, dense: tf.Tensor, **options: Any) -> tf.Tensor:
+    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense, **options)
+
+
+def both(forward: tf.Tensor, backward: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """One behind the other, as in a step."""
+    with tf.control_dependencies([forward]):
+        return forward[0, 0] + backward()[0, 0]
+
+
+def csr_forward(part: Part) -> tf.Tensor:
+    return product(csr(part), part.rows)
+
+
+def csr_transposed(part: Part) -> tf.Tensor:
+    matrix = csr(part)
+    return both(
+        product(matrix, part.rows),
+        lambda: product(tf.raw_ops.SparseMatrixTranspose(input=matrix, type=tf.float32), part.upstream),
+    )
+
+
+def csr_adjoint(part: Part) -> tf.Tensor:
+    matrix = csr(part)
+    return both(product(matrix, part.rows), lambda: product(matrix, part.upstream, adjoint_a=True))
+
+
+def segment_sums(part: Part) -> tf.Tensor:
+    forward = tf.raw_ops.SparseSegmentSumWithNumSegments(
+        data=part.rows, indices=part.positions, segment_ids=part.samples, num_segments=BATCH_SIZE
+    )
+    return both(
+        forward,
+        lambda: tf.raw_ops.SparseSegmentSumGrad(
+            grad=part.upstream, indices=part.positions, segment_ids=part.samples, output_dim0=tf.shape(part.rows)[0]
+        ),
+    )
+
+
+def sparse_dense_matmul(part: Part) -> tf.Tensor:
+    indices = tf.stack([part.samples, part.positions], axis=1)
+    sparse = tf.SparseTensor(indices, tf.ones_like(part.samples, tf.float32), [BATCH_SIZE, part.rows.shape[0]])
+    return both(
+        tf.sparse.sparse_dense_matmul(sparse, part.rows),
+        lambda: tf.sparse.sparse_dense_matmul(sparse, part.upstream, adjoint_a=True),
+    )
+
+
+def gather_and_reduce(part: Part) -> tf.Tensor:
+    """What an `Embedding` layer does."""
+    forward = tf.math.unsorted_segment_sum(tf.gather(part.rows, part.positions), part.samples, BATCH_SIZE)
+    return both(
+        forward,
+        lambda: tf.math.unsorted_segment_sum(
+            tf.gather(part.upstream, part.samples), part.positions, tf.shape(part.rows)[0]
+        ),
+    )
+
+
+def multi_hot(part: Part) -> tf.Tensor:
+    places = tf.stack([part.samples, part.positions], axis=1)
+    return tf.matmul(
+        tf.scatter_nd(places, tf.ones_like(part.samples, tf.float32), [BATCH_SIZE, part.rows.shape[0]]), part.rows
+    )
+
+
+def unique(ids: tf.Tensor) -> tf.Tensor:
+    distinct, positions = tf.unique(ids)
+    groups = [tf.where(distinct < NUM_FREQUENT)[:, 0], tf.where(distinct >= NUM_FREQUENT)[:, 0]]
+    order = tf.concat(groups, axis=0)
+    return tf.gather(distinct, order)[0] + tf.cast(tf.gather(tf.math.invert_permutation(order), positions)[0], tf.int32)
+
+
+def marked(ids: tf.Tensor) -> tf.Tensor:
+    marks = tf.tensor_scatter_nd_update(tf.zeros([NUM_FEATURES], tf.bool), ids[:, None], tf.ones_like(ids, tf.bool))
+    distinct = tf.where(marks)
+    empty = tf.raw_ops.Empty(shape=[NUM_FEATURES], dtype=tf.int32)
+    places = tf.tensor_scatter_nd_update(empty, distinct, tf.range(tf.size(distinct)))
+    return tf.cast(distinct[0, 0], tf.int32) + tf.gather(places, ids)[0]
+
+
+WAYS: dict[str, Callable[[Part], tf.Tensor]] = {
+    "CSR, made once, transposed": csr_transposed,
+    "CSR, made once, adjoint_a": csr_adjoint,
+    "SparseSegmentSum and its gradient": segment_sums,
+    "sparse_dense_matmul and its adjoint": sparse_dense_matmul,
+    "gather and reduce": gather_and_reduce,
+}
+
+
+if __name__ == "__main__":
+    main()
