@@ -21,6 +21,33 @@ def one_of(given: Option, allowed: tuple[Option, ...], name: str) -> Option:
     return given
 
 
+def integer(given: Any, name: str, at_least: int | None = None) -> int:
+    """The integer that is given.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is less than `at_least`.
+    """
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
+        raise TypeError(f"`{name}` must be an integer. Received: {given!r}")
+    if at_least is not None and given < at_least:
+        raise ValueError(f"`{name}` must be at least {at_least}. Received: {given}")
+    return int(given)
+
+
+def integer_or_none(given: Any, name: str) -> int | None:
+    """The integer that is given, or `None`.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
+        raise TypeError(f"`{name}` must be an integer or None. Received: {given!r}")
+    return int(given)
+
+
 def weights_per_level(given: Any, size: int, name: str) -> tuple[float, ...]:
     """`size` non-negative numbers, from one number for all or a sequence.
 

@@ -11,7 +11,8 @@ import keras
 import tensorflow as tf
 
 _ATTRIBUTE = "_keras_rafm_distinct"
-_BY_ROWS = "_keras_rafm_by_rows"
+_READ = "_keras_rafm_read"
+_BY_ROWS, _WHOLE = "by rows", "whole"
 # Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
 _PASSING = {"Identity", "Reshape", "Cast", "StopGradient"}
 
@@ -29,13 +30,26 @@ def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
 
 def declare_read_by_rows(table: keras.Variable) -> None:
     """Say that a variable is only ever read row by row, also where its gradient is dense, as on several replicas."""
-    setattr(table, _BY_ROWS, True)
+    setattr(table, _READ, _BY_ROWS)
 
 
-def rows_read(gradient: tf.Tensor, table: keras.Variable) -> tf.Tensor | tf.IndexedSlices:
-    """The rows of a dense gradient that are not zero, if its table is only ever read row by row."""
-    if not hasattr(table, _BY_ROWS):
-        return gradient
+def declare_read_whole(table: keras.Variable) -> None:
+    """Say that a variable is a small table of rows, which training reads as a whole: its gradient is dense."""
+    setattr(table, _READ, _WHOLE)
+
+
+def is_read_by_rows(table: keras.Variable) -> bool:
+    """Whether it was declared so."""
+    return getattr(table, _READ, None) == _BY_ROWS
+
+
+def is_read_whole(table: keras.Variable) -> bool:
+    """Whether it was declared so."""
+    return getattr(table, _READ, None) == _WHOLE
+
+
+def rows_read(gradient: tf.Tensor) -> tf.IndexedSlices:
+    """The rows of a dense gradient that are not zero."""
     read = tf.reduce_any(gradient != 0, axis=list(range(1, gradient.shape.rank)))
     rows = declare_distinct(tf.where(read)[:, 0])
     return tf.IndexedSlices(tf.gather(gradient, rows), rows, tf.shape(gradient))

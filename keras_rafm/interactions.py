@@ -98,11 +98,16 @@ def imitating_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf
     return [*scores, tf.stop_gradient(score(linear, levels))]
 
 
+def square_norms(rows: tf.Tensor) -> tf.Tensor:
+    """`|v|²` of each row of a matrix, in one pass over it."""
+    return tf.square(tf.raw_ops.EuclideanNorm(input=rows, axis=1))
+
+
 # The gradients are written out because automatic ones pass over `[B, D_k]` three times as often.
 
 
 def _last_level(U_k: tf.Tensor, free_squares: tf.Tensor) -> tuple[list[tf.Tensor], _Gradient]:
-    own = 0.5 * (tf.reduce_sum(tf.square(U_k), axis=-1) - free_squares)
+    own = 0.5 * (square_norms(U_k) - free_squares)
 
     def gradient(own: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tf.expand_dims(own, 1) * U_k, -0.5 * own
@@ -113,8 +118,8 @@ def _last_level(U_k: tf.Tensor, free_squares: tf.Tensor) -> tuple[list[tf.Tensor
 def _level(
     cross_moves_dependent: bool, U_k: tf.Tensor, free_squares: tf.Tensor, T_k: tf.Tensor, dependent_squares: tf.Tensor
 ) -> tuple[list[tf.Tensor], _Gradient]:
-    own = tf.reduce_sum(U_k * (0.5 * U_k + T_k), axis=-1) - 0.5 * free_squares
-    among_dependent = 0.5 * (tf.reduce_sum(tf.square(T_k), axis=-1) - dependent_squares)
+    own = 0.5 * (square_norms(U_k) - free_squares) + tf.reduce_sum(U_k * T_k, axis=-1)
+    among_dependent = 0.5 * (square_norms(T_k) - dependent_squares)
 
     def gradient(own: tf.Tensor, own_to_dependent: tf.Tensor, among: tf.Tensor) -> tuple[tf.Tensor, ...]:
         to_dependent = own + own_to_dependent if cross_moves_dependent else own_to_dependent

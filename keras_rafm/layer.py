@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,18 +14,20 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_rafm import interactions
-from keras_rafm.arguments import distinct_ids, finite_array, one_of, weights_per_level
-from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows
+from keras_rafm.arguments import distinct_ids, finite_array, integer, integer_or_none, one_of, weights_per_level
+from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole
 from keras_rafm.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
-from keras_rafm.lookup import TableSums, find_reads, ranges_of_slots, readers_of, sum_tables
+from keras_rafm.lookup import find_reads, head_size, ranges_of_slots
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
+from keras_rafm.row_sums import TableSums, sum_tables
 from keras_rafm.scopes import active_recording, inference, is_serving
 
 _UNSET_SLOT = -1
+_SMALL_TABLE_BYTES = 2**26
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -72,6 +75,10 @@ class RaFMLayer(keras.layers.Layer):
             lower one; the authors' program), `"lower"` (strict bi-level) or `"upper"` (no imitation).
         dependent_loss_weight: Weight of the lower losses: a non-negative number, a sequence with one per level
             `1 … m−1`, or `"auto"`: a measured value that depends on the family of the loss.
+        max_dense_rows: In training, the tables of the highest levels are read whole and get dense gradients, as long as they
+            hold no more features than this together; of all others the rows that the batch reads are looked up, and their
+            gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than rows of it. 0: all
+            gradients are by rows. With `factors_l2_scope="batch"` they are in any case.
         seed: Integer from which every table's initialisation is drawn, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -95,6 +102,7 @@ class RaFMLayer(keras.layers.Layer):
         linear_l2: float = 0.0,
         dependent_gradient: DependentGradient = "both",
         dependent_loss_weight: str | float | Sequence[float] = "auto",
+        max_dense_rows: int = 8192,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -120,9 +128,11 @@ class RaFMLayer(keras.layers.Layer):
             self.dependent_loss_weight = weights_per_level(
                 dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight"
             )
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
-            raise TypeError(f"`seed` must be an integer or None. Received: {seed!r}")
-        self.seed = None if seed is None else int(seed)
+        self.max_dense_rows = integer(max_dense_rows, "max_dense_rows", at_least=0)
+        by_rows = self.factors_l2_scope == "batch" and (any(self.factors_l2) or self.linear_l2)
+        # The slots whose tables are read whole in training.
+        self._head = 0 if by_rows else head_size(plan.level_sizes, self.max_dense_rows)
+        self.seed = integer_or_none(seed, "seed")
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -203,9 +213,12 @@ class RaFMLayer(keras.layers.Layer):
                 )
         self.free_tables = tuple(free_tables)
         self.dependent_tables = tuple(dependent_tables)
-        for table in (self.linear_weights, *free_tables, *dependent_tables):
-            if table is not None:
-                declare_read_by_rows(table)
+        if self.linear_weights is not None:
+            self._declare_read(self.linear_weights, end=self.num_features)
+        for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
+            self._declare_read(free_tables[index], end=size)
+            if index < self.num_levels - 1:
+                self._declare_read(dependent_tables[index], end=above)
         self._initial_slots = None
         self.built = True
 
@@ -227,7 +240,7 @@ class RaFMLayer(keras.layers.Layer):
             tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
         """
         with contextlib.nullcontext() if training else inference():
-            linear, levels, penalty = self._terms(inputs)
+            linear, levels, penalty = self._terms(inputs, self._head if training else 0)
         if penalty is not None:
             self.add_loss(_as_loss(penalty))
         if training:
@@ -257,7 +270,7 @@ class RaFMLayer(keras.layers.Layer):
         Raises:
             As `call`.
         """
-        linear, levels, _ = self._terms(inputs)
+        linear, levels, _ = self._terms(inputs, head=0)
         return tf.concat([self._as_output(s) for s in interactions.level_scores(linear, levels)], axis=1)
 
     def factors(self, level: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -374,6 +387,7 @@ class RaFMLayer(keras.layers.Layer):
             linear_l2=self.linear_l2,
             dependent_gradient=self.dependent_gradient,
             dependent_loss_weight=self.dependent_loss_weight,
+            max_dense_rows=self.max_dense_rows,
             seed=self.seed,
         )
         return config
@@ -411,15 +425,22 @@ class RaFMLayer(keras.layers.Layer):
         self._slots_are_set = False
         self._require_slots()
 
-    def _terms(self, inputs: Any) -> tuple[tf.Tensor, list[LevelTerms], tf.Tensor | None]:
-        """`b + w·x` (`[B]`), the terms of every level, and the L2 penalty over the batch's rows if that is the scope."""
+    def _terms(self, inputs: Any, head: int) -> tuple[tf.Tensor, list[LevelTerms], tf.Tensor | None]:
+        """`b + w·x` (`[B]`), the terms of every level, and the L2 penalty over the batch's rows if that is the scope.
+
+        Args:
+            inputs: Any kind of input.
+            head: Slots whose tables are read whole.
+        """
         self._require_slots()
         dtype = "float64" if self.variable_dtype == "float64" else "float32"
         found = occurrences(inputs, self.num_features, dtype, where=self.name)
-        reads = find_reads(found, self.slots.value, self.level_sizes, where=self.name)
+        reads = find_reads(found, self.slots.value, self.level_sizes, head, where=self.name)
         penalties = []
 
-        def look_up(table: keras.Variable, rows: tf.Tensor, l2: float) -> tf.Tensor:
+        def look_up(table: keras.Variable, rows: tf.Tensor | None, l2: float) -> tf.Tensor:
+            if rows is None:
+                return tf.cast(table.value, dtype)
             found_rows = _look_up(table, declare_distinct(rows), dtype)
             if self.factors_l2_scope == "batch" and l2:
                 penalties.append(l2 * tf.reduce_sum(tf.square(found_rows)))
@@ -432,12 +453,12 @@ class RaFMLayer(keras.layers.Layer):
             tables_of_range[above, size].append(("free", index))
             if index < self.num_levels - 1:
                 tables_of_range[0, above].append(("dependent", index))
-        rows_of_range = {range_: part.rows for range_, part in zip(ranges, reads.ranges, strict=True)}
         weights_of_range: dict[tuple[int, int], tf.Tensor] = {}
         if self.linear_weights is not None:
-            free_ranges = [(above, size) for _, size, above in reversed(self._sizes.levels_with_next())]
             weights = look_up(self.linear_weights, reads.slots, self.linear_l2)
-            parts = tf.split(weights, [tf.size(rows_of_range[range_]) for range_ in free_ranges])
+            free_ranges = [(above, size) for _, size, above in reversed(self._sizes.levels_with_next())]
+            counts = {range_: part.num_rows for range_, part in zip(ranges, reads.ranges, strict=True)}
+            parts = [weights] if self.num_levels == 1 else tf.split(weights, [counts[range_] for range_ in free_ranges])
             weights_of_range = dict(zip(free_ranges, parts, strict=True))
 
         linear = []
@@ -447,8 +468,7 @@ class RaFMLayer(keras.layers.Layer):
             for kind, index in keys:
                 table = (self.free_tables if kind == "free" else self.dependent_tables)[index]
                 rows.append(look_up(table, part.rows, self.factors_l2[index]))
-            readers = readers_of(part, reads.num_samples, dtype)
-            its_sums, its_linear = sum_tables(readers, rows, weights_of_range.get(range_))
+            its_sums, its_linear = sum_tables(part, reads.num_samples, rows, weights_of_range.get(range_))
             sums.update(zip(keys, its_sums, strict=True))
             if its_linear is not None:
                 linear.append(its_linear)
@@ -480,6 +500,10 @@ class RaFMLayer(keras.layers.Layer):
 
     def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
         return tf.cast(scores, self.compute_dtype)[:, None]
+
+    def _declare_read(self, table: keras.Variable, end: int) -> None:
+        """Tell optimizers how a table of slots up to `end` is read in training."""
+        (declare_read_whole if end <= self._head else declare_read_by_rows)(table)
 
     def _range_of_level(self, level: int) -> tuple[int, int]:
         """The end and the start of the slots of a level, whose tables are settled for a look at them."""
@@ -526,7 +550,7 @@ class RaFMLayer(keras.layers.Layer):
             )
         return tuple(keras.initializers.get(initializer) for initializer in given)
 
-    def _seeded(self, initializer: keras.initializers.Initializer, table: int) -> keras.initializers.Initializer:
+    def _seeded(self, initializer: keras.initializers.Initializer, table: int) -> Callable[..., tf.Tensor]:
         """A copy that draws numbers of its own: equal seeds would give tables of one shape equal rows."""
         config = initializer.get_config() if isinstance(initializer, keras.initializers.Initializer) else {}
         if "seed" not in config:
@@ -536,7 +560,7 @@ class RaFMLayer(keras.layers.Layer):
             config["seed"] = int(np.random.SeedSequence([base % 2**64, table]).generate_state(1)[0] >> 1)
         elif base is not None:
             return initializer  # a keras.random.SeedGenerator moves on by itself, a copy of it would start again
-        return initializer.__class__.from_config(config)
+        return _in_graph(initializer.__class__.from_config(config))
 
 
 class _L2(keras.regularizers.L2):
@@ -552,6 +576,17 @@ def _l2(factor: float) -> keras.regularizers.Regularizer | None:
 
 def _as_loss(value: tf.Tensor) -> tf.Tensor:
     return tf.cast(value, keras.config.floatx())
+
+
+def _in_graph(initializer: keras.initializers.Initializer) -> Callable[..., tf.Tensor]:
+    """The same numbers from one graph, which holds two arrays of the size of a table at a time where Keras holds three."""
+
+    def initialize(shape: Any, dtype: Any = None) -> tf.Tensor:
+        if math.prod(shape) * tf.as_dtype(dtype).size < _SMALL_TABLE_BYTES:  # making a graph takes tens of milliseconds
+            return initializer(shape, dtype=dtype)
+        return tf.function(lambda: initializer(shape, dtype=dtype), autograph=False)()
+
+    return initialize
 
 
 def _slots_initializer(slots: npt.NDArray[np.int32] | None) -> Callable[..., tf.Tensor]:

@@ -7,6 +7,7 @@ Keras' own optimizers pass over whole tables in every step, and are wrong where 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import merged, rows_read
+from keras_rafm.distinct_rows import is_read_by_rows, is_read_whole, merged, rows_read
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
+from keras_rafm.versions import HAS_SLOW_ROWS
 
 
 class RowSparse(keras.optimizers.Optimizer):
@@ -27,6 +29,8 @@ class RowSparse(keras.optimizers.Optimizer):
     """
 
     loss_scale_factor: float | None
+    #: Whether a small table that a `RaFMLayer` reads whole is updated whole, or by the rows whose gradient is not zero.
+    updates_whole_tables = True
 
     def __init__(self, *args: Any, idle_decay: float = 0.0, **kwargs: Any) -> None:
         name = type(self).__name__
@@ -56,8 +60,17 @@ class RowSparse(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._decays: tuple[IdleDecay | None, ...] = tuple(
-            self._decay_of(variable) if self.idle_decay and len(variable.shape) >= 2 else None for variable in variables
+            self._decay_of(variable) if self._decays_rows_of(variable) and not is_read_whole(variable) else None
+            for variable in variables
         )
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        """As in Keras, but a constant is written once, where `keras.initializers.Constant` makes two arrays of it."""
+        if isinstance(initializer, keras.initializers.Constant):
+            initializer = functools.partial(_filled, initializer.value)
+        return super().add_variable_from_reference(reference_variable, name, initializer)
 
     def flush(self) -> None:
         """Bring every row of every table up to date.
@@ -106,10 +119,15 @@ class RowSparse(keras.optimizers.Optimizer):
             learning_rate: A scalar.
         """
         index = self._get_variable_index(variable)
-        decay = self._decays[index]
-        if not isinstance(gradient, tf.IndexedSlices):
-            gradient = rows_read(gradient, self._trainable_variables[index])
+        decay, table = self._decays[index], self._trainable_variables[index]
+        is_whole = is_read_whole(table)
+        if not isinstance(gradient, tf.IndexedSlices) and (
+            is_read_by_rows(table) or (is_whole and not self.updates_whole_tables)
+        ):
+            gradient = rows_read(gradient)
         own_rate = tf.cast(learning_rate, variable.dtype)
+        if is_whole and self._decays_rows_of(table):
+            variable.assign(variable * tf.cast(tf.exp(self._log_of_decay(learning_rate)), variable.dtype))
         if not isinstance(gradient, tf.IndexedSlices):
             self._update_all(tf.cast(gradient, variable.dtype), variable, own_rate)
             return
@@ -176,9 +194,10 @@ class RowSparse(keras.optimizers.Optimizer):
             gradients = [merged(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
         return super()._clip_gradients(gradients)
 
-    def _decay_of(self, table: keras.Variable) -> IdleDecay | None:
-        if not self._use_weight_decay(table):
-            return None
+    def _decays_rows_of(self, table: keras.Variable) -> bool:
+        return self.idle_decay > 0 and len(table.shape) >= 2 and self._use_weight_decay(table)
+
+    def _decay_of(self, table: keras.Variable) -> IdleDecay:
         # Zero until the table gets its first sparse gradient: a dense kernel is never decayed.
         running_sum = self.add_variable((), dtype="float64", name=f"{table.name}_decay_sum")
         marks = self.add_variable((table.shape[0],), dtype="float64", name=f"{table.name}_decay_marks")
@@ -197,15 +216,15 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
     """Adam (Kingma and Ba, ICLR 2015) that touches only the rows of a table that a batch reads.
 
     A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
-    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`, but for the tables of a `RaFMLayer`: rows whose
-    gradient is zero count as not read there. (Dense ones come from `factors_l2` over whole tables, and from a plain
-    `keras.Model` on several replicas.)
+    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`. Small tables of a `RaFMLayer`, which it reads whole
+    in training (`max_dense_rows`), have such gradients. Its other tables may get dense ones too (from `factors_l2` over
+    whole tables, and in a plain `keras.Model` on several replicas): there rows whose gradient is zero count as not read.
 
     Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows
     of the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
-    when it is next read (`keras_rafm.idle_decay`). Tables are the factor tables of a `RaFMLayer`, and every variable of
-    two or more axes that gets a sparse gradient, unless excluded by `exclude_from_weight_decay`. The linear weights of a
-    `RaFMLayer` have one axis: they are not decayed.
+    when it is next read (`keras_rafm.idle_decay`), and in tables that are read whole in every step. Tables are the factor
+    tables of a `RaFMLayer`, and every variable of two or more axes that gets a sparse gradient, unless excluded by
+    `exclude_from_weight_decay`. The linear weights of a `RaFMLayer` have one axis: they are not decayed.
 
     `RaFMLayer` reads rows as they are after the decay that waits on them. Other layers read them without: there it is done
     when the row is updated, and for all rows by `flush`.
@@ -267,10 +286,7 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
             learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
         )
         change = step_size * first / (tf.sqrt(second) + self.epsilon)
-        if decay is None:
-            variable.scatter_sub(tf.IndexedSlices(change, rows))
-        else:
-            _assign_rows(variable, rows, _by_row(decay, variable) * tf.gather(variable, rows) - change)
+        _assign_rows(variable, rows, _rows_of(variable, rows, decay) - change)
 
     def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         momentum, velocity = self._moments(variable)
@@ -346,24 +362,35 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     def _update_rows(
         self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
     ) -> None:
+        if HAS_SLOW_ROWS:
+            accumulator = self._accumulators[self._get_variable_index(variable)].value
+            sums = tf.gather(accumulator, rows) + tf.square(gradient)
+            _assign_rows(accumulator, rows, sums)
+            change = learning_rate * gradient * tf.math.rsqrt(sums)
+            _assign_rows(variable, rows, _rows_of(variable, rows, decay) - change)
+            return
         if decay is not None:
-            _assign_rows(variable, rows, _by_row(decay, variable) * tf.gather(variable, rows))
-        tf.raw_ops.ResourceSparseApplyAdagradV2(
-            var=variable.handle,
-            accum=self._accumulators[self._get_variable_index(variable)].value.handle,
-            lr=learning_rate,
-            epsilon=tf.constant(0, variable.dtype),
-            grad=gradient,
-            indices=rows,
-        )
+            _assign_rows(variable, rows, _rows_of(variable, rows, decay))
+        tf.raw_ops.ResourceSparseApplyAdagradV2(grad=gradient, indices=rows, **self._arguments(variable, learning_rate))
+
+    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        tf.raw_ops.ResourceApplyAdagradV2(grad=gradient, **self._arguments(variable, learning_rate))
+
+    def _arguments(self, variable: Any, learning_rate: tf.Tensor) -> dict[str, Any]:
+        return {
+            "var": variable.handle,
+            "accum": self._accumulators[self._get_variable_index(variable)].value.handle,
+            "lr": learning_rate,
+            "epsilon": tf.constant(0, variable.dtype),
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
 class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
-    A row is updated as by `keras.optimizers.Ftrl` in the steps that read it, and left alone in all others, where Keras' own
-    would set a row that was never read to zero and shrink all rows. L1 makes weights exactly zero; L1 and L2 act on a row
+    A row is updated as by `keras.optimizers.Ftrl` in the steps that give it a gradient, and left alone in all others, where
+    Keras' own, which computes a weight from its gradients alone, would set a row that never had one to zero. L1 makes weights exactly zero; L1 and L2 act on a row
     when it is updated, and since FTRL computes a weight anew from all its gradients, there is no decay of idle rows.
 
     Args:
@@ -381,6 +408,8 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     Raises:
         ValueError: As `LazyAdam`.
     """
+
+    updates_whole_tables = False
 
     def __init__(
         self,
@@ -419,6 +448,7 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     ) -> None:
         del decay
         index = self._get_variable_index(variable)
+        rows, gradient = _where_not_zero(rows, gradient)
         tf.raw_ops.ResourceSparseApplyFtrlV2(
             var=variable.handle,
             accum=self._accumulators[index].value.handle,
@@ -463,6 +493,10 @@ def _refuse_constraint(table: keras.Variable) -> None:
         )
 
 
+def _filled(value: float, shape: Any, dtype: Any = None) -> tf.Tensor:
+    return tf.fill(shape, keras.ops.cast(value, dtype))
+
+
 def _divided(gradient: Any, divisor: float) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values / divisor, gradient.indices, gradient.dense_shape)
@@ -488,5 +522,12 @@ def _assign_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> None:
     variable.scatter_update(tf.IndexedSlices(values, rows))
 
 
-def _by_row(numbers: tf.Tensor, variable: Any) -> tf.Tensor:
-    return tf.reshape(numbers, [-1] + [1] * (variable.shape.rank - 1))
+def _where_not_zero(rows: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    kept = rows_read(gradient).indices
+    return tf.gather(rows, kept), tf.gather(gradient, kept)
+
+
+def _rows_of(variable: Any, rows: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
+    """Rows of a table, each multiplied with its decay if there is one."""
+    found = tf.gather(variable, rows)
+    return found if decay is None else found * tf.reshape(decay, [-1] + [1] * (variable.shape.rank - 1))

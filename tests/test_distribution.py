@@ -69,13 +69,23 @@ def test_two_devices_train_as_one_with_l2_over_tables() -> None:
     assert history.keys() == {"loss", "dependent_loss_1", "dependent_loss_2", "mae", "val_loss", "val_mae"}
 
 
-def test_two_devices_train_as_one_on_sparse_gradients() -> None:
+@pytest.mark.parametrize("max_dense_rows", [0, 5])
+def test_two_devices_train_as_one_on_sparse_gradients(max_dense_rows: int) -> None:
     """A feature in the batches of both devices: Keras optimizers are wrong on indices that repeat."""
     both = [np.intersect1d(IDS[start : start + 5], IDS[start + 5 : start + 10]) for start in range(0, 40, 10)]
     assert all(np.any(ids >= 0) for ids in both)
     assert_two_devices_train_as_one(
-        lambda: keras.optimizers.Adam(0.02, epsilon=1e-3), "mse", {}, factors_l2=0.0, dependent_loss_weight=(0.5, 2.0)
+        lambda: keras.optimizers.Adam(0.02, epsilon=1e-3),
+        "mse",
+        {},
+        factors_l2=0.0,
+        dependent_loss_weight=(0.5, 2.0),
+        max_dense_rows=max_dense_rows,
     )
+
+
+def test_two_devices_train_as_one_on_whole_tables() -> None:
+    assert_two_devices_train_as_one(lambda: kr.optimizers.LazyAdam(0.02, epsilon=1e-3), "mse", {})
 
 
 def test_uneven_last_batch_is_weighted_as_in_keras() -> None:
@@ -98,12 +108,14 @@ def test_float_ids_are_refused() -> None:
             run()
 
 
-def test_a_plain_model_too_trains_two_devices_as_one() -> None:
+@pytest.mark.parametrize("max_dense_rows", [0, 5, 9])
+def test_a_plain_model_too_trains_two_devices_as_one(max_dense_rows: int) -> None:
     """Its `train_step` is Keras' own, which does not merge sparse gradients over devices: the layer gives it dense ones."""
     models = []
     for devices in (1, 2):
         with strategy_of(devices).scope():
-            models.append(build("mse", keras.optimizers.Adam(0.02, epsilon=1e-3), plain=True, factors_l2=0.0))
+            adam = keras.optimizers.Adam(0.02, epsilon=1e-3)
+            models.append(build("mse", adam, plain=True, factors_l2=0.0, max_dense_rows=max_dense_rows))
         models[-1].fit(batches(40), epochs=2, shuffle=False, verbose=0)
     for one, two in zip(*(model.weights for model in models), strict=True):
         np.testing.assert_allclose(two.numpy(), one.numpy(), rtol=0, atol=1e-6, err_msg=one.path)

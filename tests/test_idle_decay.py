@@ -410,6 +410,7 @@ def layer_of(model: keras.Model) -> kr.RaFMLayer:
 
 
 def build(optimizer: Any = None, kind: str = "rafm_model", run_eagerly: bool = True, **options: Any) -> keras.Model:
+    """By rows: the idle rows of tables that are read whole have nothing waiting on them."""
     ids, random = keras.Input((3,), dtype="int32", name="ids"), keras.initializers.RandomNormal(stddev=0.5)
     layer = kr.RaFMLayer(
         PLAN,
@@ -418,6 +419,7 @@ def build(optimizer: Any = None, kind: str = "rafm_model", run_eagerly: bool = T
         seed=5,
         dependent_loss_weight=2.0,
         name="rafm",
+        max_dense_rows=0,
         **options,
     )
     model = KINDS[kind](ids, layer(ids))

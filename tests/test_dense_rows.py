@@ -1,0 +1,176 @@
+"""Tables that are read whole in training (`max_dense_rows`) against tables that are read by rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from oracle import KINDS, KINDS_WITHOUT_VALUES, build_input, large_random_layer
+
+import keras_rafm as kr
+
+PLAN = kr.RankPlan([3, 1, 2, 2, 1, 4, 1, 1, 2, 4, 3, 1], ranks=(2, 3, 4, 40))
+#: No level, one, two, three, all of them: 12, 7, 4 and 2 features are of level 1, 2, 3 and 4 or above.
+DENSE_ROWS = (0, 2, 5, 11, 12)
+SAMPLES = [
+    [(0, 1.0), (1, 0.5), (5, -2.0), (9, 1.0)],
+    [(3, 1.0), (3, 2.0), (2, 0.3)],
+    [],
+    [(10, 1.5), (8, -1.0), (8, 1.0), (4, 0.7), (5, 1.0), (6, -0.4)],
+]
+
+
+def gradients(layer: kr.RaFMLayer, inputs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """The score in training, and the gradient of something that depends on it with respect to every weight."""
+    with tf.GradientTape() as tape:
+        score = layer(inputs, training=True)
+        loss = tf.reduce_sum(score * tf.cast(tf.range(1, tf.shape(score)[0] + 1)[:, None], score.dtype))
+        loss += tf.cast(sum(layer.losses), score.dtype)
+    found = tape.gradient(loss, layer.trainable_variables)
+    return score.numpy(), dict(zip([variable.name for variable in layer.trainable_variables], found, strict=True))
+
+
+def assert_same_as_by_rows(plan: kr.RankPlan, max_dense_rows: int, inputs: Any) -> None:
+    by_rows, whole = (large_random_layer(plan, dtype="float64", max_dense_rows=number) for number in (0, max_dense_rows))
+    (score, expected), (own_score, found) = gradients(by_rows, inputs), gradients(whole, inputs)
+    np.testing.assert_allclose(own_score, score, rtol=1e-10, atol=1e-10)
+    for name, gradient in expected.items():
+        other = tf.convert_to_tensor(found[name])
+        np.testing.assert_allclose(other, tf.convert_to_tensor(gradient), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("max_dense_rows", DENSE_ROWS[1:])
+@pytest.mark.parametrize("num_padding", [0, 2])
+def test_score_and_gradients(kind: str, max_dense_rows: int, num_padding: int) -> None:
+    assert_same_as_by_rows(PLAN, max_dense_rows, build_input(kind, SAMPLES, PLAN.num_features, num_padding=num_padding))
+
+
+@given(
+    levels=st.lists(st.integers(1, 3), min_size=1, max_size=9),
+    rows=st.lists(st.lists(st.integers(-1, 8), min_size=3, max_size=3), max_size=4),
+    max_dense_rows=st.integers(1, 10),
+)
+def test_any_plan_and_any_ids(levels: list[int], rows: list[list[int]], max_dense_rows: int) -> None:
+    ids = np.array(rows, "int32").reshape(-1, 3) % (len(levels) + 1) - 1
+    assert_same_as_by_rows(kr.RankPlan(levels, ranks=(1, 2, 3)), max_dense_rows, ids)
+
+
+@pytest.mark.parametrize("max_dense_rows", DENSE_ROWS)
+def test_kinds_of_gradients(max_dense_rows: int) -> None:
+    """Dense for whole tables, `IndexedSlices` for all others, and outside of training for all."""
+    layer = large_random_layer(PLAN, max_dense_rows=max_dense_rows)
+    ids = build_input(KINDS_WITHOUT_VALUES[0], SAMPLES, PLAN.num_features)
+    _, found = gradients(layer, ids)
+    ends = {"linear": 12, "free_1": 12, "free_2": 7, "free_3": 4, "free_4": 2}
+    ends |= {"dependent_1": 7, "dependent_2": 4, "dependent_3": 2}
+    for name, end in ends.items():
+        assert isinstance(found[name], tf.IndexedSlices) == (end > max_dense_rows), name
+    with tf.GradientTape() as tape:
+        score = layer(ids)
+    for gradient in tape.gradient(score, [layer.linear_weights, *layer.free_tables]):
+        assert isinstance(gradient, tf.IndexedSlices)
+
+
+def test_batch_penalties_are_over_what_the_batch_reads() -> None:
+    """So with them nothing is read whole."""
+    layer = large_random_layer(PLAN, factors_l2=0.5, factors_l2_scope="batch")
+    _, found = gradients(layer, np.array([[0, 1]]))
+    assert all(isinstance(gradient, tf.IndexedSlices) for name, gradient in found.items() if name != "bias")
+
+
+def trained(optimizer: keras.optimizers.Optimizer, max_dense_rows: int, run_eagerly: bool = False) -> list[np.ndarray]:
+    ids = keras.Input((4,), dtype="int32")
+    normal = keras.initializers.RandomNormal(stddev=0.5)
+    layer = kr.RaFMLayer(PLAN, factors_initializer=normal, seed=3, max_dense_rows=max_dense_rows)
+    model = kr.RaFMModel(ids, layer(ids))
+    model.compile(optimizer, "mse", run_eagerly=run_eagerly)
+    random = np.random.default_rng(0)
+    rows, labels = random.integers(-1, 12, (30, 4)).astype("int32"), random.normal(size=(30, 1))
+    model.fit(rows, labels, batch_size=5, epochs=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("max_dense_rows", DENSE_ROWS[1:])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.05),
+        lambda: kr.optimizers.SparseAdagrad(0.1),
+        lambda: kr.optimizers.SparseFtrl(0.1, l1_regularization_strength=0.01),
+        lambda: keras.optimizers.Adam(0.05, epsilon=1e-3),
+    ],
+    ids=["sgd", "adagrad", "ftrl", "keras_adam"],
+)
+def test_optimizers_that_leave_idle_rows_alone(max_dense_rows: int, optimizer: Callable[[], Any]) -> None:
+    """And those that move them in any case: reading whole changes nothing but speed."""
+    assert_same(trained(optimizer(), max_dense_rows), trained(optimizer(), 0))
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_lazy_adam_is_adam_on_whole_tables(run_eagerly: bool) -> None:
+    lazy = kr.optimizers.LazyAdam(0.05, idle_decay=0.0, epsilon=1e-3)
+    dense = keras.optimizers.Adam(0.05, epsilon=1e-3)
+    assert_same(trained(lazy, 12, run_eagerly), trained(dense, 12, run_eagerly))
+
+
+def test_idle_decay_of_whole_tables_is_that_of_adamw() -> None:
+    """Factors decay in every step, linear weights and the bias don't."""
+    lazy = kr.optimizers.LazyAdam(0.05, idle_decay=0.4, epsilon=1e-3)
+    dense = keras.optimizers.AdamW(0.05, weight_decay=0.4, epsilon=1e-3)
+    dense.exclude_from_weight_decay(var_names=["linear", "bias"])
+    assert_same(trained(lazy, 12), trained(dense, 12))
+
+
+def test_whole_tables_have_no_marks() -> None:
+    names = []
+    for max_dense_rows in (0, 5, 12):
+        layer = kr.RaFMLayer(PLAN, max_dense_rows=max_dense_rows)
+        layer.build()
+        optimizer = kr.optimizers.LazyAdam(0.1)
+        optimizer.build(layer.trainable_variables)
+        names.append(
+            {variable.name.split("_decay_marks")[0] for variable in optimizer.variables if "marks" in variable.name}
+        )
+    everything = {"free_1", "free_2", "free_3", "free_4", "dependent_1", "dependent_2", "dependent_3"}
+    assert names == [everything, {"free_1", "free_2", "dependent_1"}, set()]
+
+
+def test_a_step_that_reads_a_whole_table_by_rows_decays_it_all_the_same() -> None:
+    """As in a loop of one's own that calls the layer without `training=True`."""
+    layer = large_random_layer(kr.RankPlan([1, 1, 1], ranks=(2,)))
+    optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=2.0)
+    before = dict(zip(*layer.factors(1), strict=True))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(np.array([[0, 1]])))
+    optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_variables)
+    after = dict(zip(*layer.factors(1), strict=True))
+    np.testing.assert_allclose(after[2], before[2] * 0.8, rtol=1e-6)
+    assert np.max(np.abs(after[0] - before[0] * 0.8)) > 0.05
+
+
+def test_config() -> None:
+    layer = kr.RaFMLayer(PLAN, max_dense_rows=7)
+    clone = kr.RaFMLayer.from_config(layer.get_config())
+    assert clone.max_dense_rows == layer.max_dense_rows == 7
+
+
+@pytest.mark.parametrize(("number", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError)])
+def test_bad_numbers(number: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"`max_dense_rows` must be .*Received: "):
+        kr.RaFMLayer(PLAN, max_dense_rows=number)
+
+
+def test_bad_ids() -> None:
+    layer = large_random_layer(PLAN)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"ids must be in \[0, 12\).*Received the id 12"):
+        layer(np.array([[0, 12]]), training=True)
