@@ -75,10 +75,11 @@ class RaFMLayer(keras.layers.Layer):
             lower one; the authors' program), `"lower"` (strict bi-level) or `"upper"` (no imitation).
         dependent_loss_weight: Weight of the lower losses: a non-negative number, a sequence with one per level
             `1 … m−1`, or `"auto"`: a measured value that depends on the family of the loss.
-        max_dense_rows: In training, the tables of the highest levels are read whole and get dense gradients, as long as they
-            hold no more features than this together; of all others the rows that the batch reads are looked up, and their
-            gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than rows of it. 0: all
-            gradients are by rows. With `factors_l2_scope="batch"` they are in any case.
+        max_dense_rows: In training, the tables of the highest levels are read whole and get dense gradients, as many levels
+            as have no more features than this together; of all others the rows that the batch reads are looked up, and
+            their gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than rows of it,
+            unless a batch reads only a few of them: choose less for wide tables and small batches, 0 for none. With
+            penalties over the batch (`factors_l2_scope`) it is 0 in any case.
         seed: Integer from which every table's initialisation is drawn, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 

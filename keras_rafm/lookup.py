@@ -2,10 +2,10 @@
 
 Slots are ordered by level, highest level first, so what a table holds is a contiguous range of slots.
 
-In training the *head*, the features of the highest levels up to a few thousand of them, is read whole: a batch reads most of
-its rows anyway, they need not be searched for and copied, and optimizers update a whole table in a fraction of the time
-that rows of it take. Of all other tables the distinct rows that the batch reads are looked up, each once, so that
-gradients are `tf.IndexedSlices` without repeated indices: Keras optimizers are wrong on repeated ones.
+In training the *head*, the features of the highest levels up to a few thousand of them, is read whole: a batch reads
+many of its rows anyway, they need not be searched for and copied, and optimizers update a whole table in a fraction of
+the time that as many rows take. Of all other tables the distinct rows that the batch reads are looked up, each once, so
+that gradients are `tf.IndexedSlices` without repeated indices: Keras optimizers are wrong on repeated ones.
 """
 
 from __future__ import annotations
@@ -90,12 +90,13 @@ def find_reads(
         everyone = _Readers.of(found.samples, slots, found.values)
         if head < num_slots:
             chosen = tf.reshape(tf.where(slots >= head), [-1])
-            tail = _Tail.of(*tf.unique(tf.gather(slots, chosen)), head, level_sizes, nothing_dropped)
+            distinct, positions = tf.unique(tf.gather(slots, chosen))
+            tail = _Tail.of(distinct, positions, head, level_sizes, nothing_dropped)
             values = None if found.values is None else tf.gather(found.values, chosen)
             in_tail = _Readers.of(tf.gather(found.samples, chosen), tail.numbers, values)
 
     def reads(low: int, high: int) -> RangeReads:
-        if 0 < head and high <= head:
+        if head > 0 and high <= head:
             is_all = (low, high) == (0, num_slots)
             places, values = everyone.of_rows(low, high, nothing_dropped if is_all else None)
             return RangeReads(None, tf.constant(high - low, tf.int64), places, values)
@@ -224,6 +225,6 @@ def _positions_between(slots: tf.Tensor, low: int, high: int, has_lower: bool) -
 
 
 def _pairs(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """`[o, 2]` of two int64 `[o]`: `tf.stack(…, axis=1)` in a sixth of the time, by making complex numbers of their bits."""
+    """`[o, 2]` of two int64 `[o]`: `tf.stack(…, axis=1)` in a sixth of the time, by complex numbers of the same bits."""
     bits = tf.complex(tf.bitcast(first, tf.float64), tf.bitcast(second, tf.float64))
     return tf.bitcast(bits, tf.int64)

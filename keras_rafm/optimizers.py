@@ -216,9 +216,9 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
     """Adam (Kingma and Ba, ICLR 2015) that touches only the rows of a table that a batch reads.
 
     A row's moments are updated in the steps that read it, with the bias correction of the step's number, as is usual for
-    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`. Small tables of a `RaFMLayer`, which it reads whole
-    in training (`max_dense_rows`), have such gradients. Its other tables may get dense ones too (from `factors_l2` over
-    whole tables, and in a plain `keras.Model` on several replicas): there rows whose gradient is zero count as not read.
+    lazy Adam. Dense gradients are handled as in `keras.optimizers.Adam`; small tables of a `RaFMLayer`, which it reads
+    whole in training (`max_dense_rows`), have such. Its other tables may get dense ones too (from `factors_l2` over whole
+    tables, and in a plain `keras.Model` on several replicas): there rows whose gradient is zero count as not read.
 
     Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows
     of the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
@@ -389,9 +389,9 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
 class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     """FTRL-Proximal (McMahan et al., KDD 2013), as used for click models, that touches only the rows a batch reads.
 
-    A row is updated as by `keras.optimizers.Ftrl` in the steps that give it a gradient, and left alone in all others, where
-    Keras' own, which computes a weight from its gradients alone, would set a row that never had one to zero. L1 makes weights exactly zero; L1 and L2 act on a row
-    when it is updated, and since FTRL computes a weight anew from all its gradients, there is no decay of idle rows.
+    A row is updated as by `keras.optimizers.Ftrl` in the steps that give it a gradient other than zero, and left alone in
+    all others, where Keras' own would set a row that never had one to zero. L1 makes weights exactly zero; L1 and L2 act on
+    a row when it is updated, and since FTRL computes a weight anew from all its gradients, there is no decay of idle rows.
 
     Args:
         learning_rate: As in `LazyAdam`.

@@ -61,7 +61,7 @@ def num_parameters(model: keras.Model) -> int:
 
 
 def rank_plan(contender: TensorFlowContender, counts: npt.NDArray[Any] | None) -> kr.RankPlan:
-    """The levels of a contender's features."""
+    """The levels of a contender's features, in the order of their counts where these are given."""
     if contender.thresholds:
         if counts is None:
             raise ValueError(f"Counts are needed for thresholds. Received: thresholds={contender.thresholds}")
@@ -69,7 +69,7 @@ def rank_plan(contender: TensorFlowContender, counts: npt.NDArray[Any] | None) -
     levels = np.ones(contender.workload.num_features, np.int8)
     for end in contender.most_frequent:
         levels[: end * contender.workload.spread] += 1
-    return kr.RankPlan(levels, contender.ranks)
+    return kr.RankPlan(levels, contender.ranks, counts)
 
 
 def _uncompiled(contender: TensorFlowContender, counts: npt.NDArray[Any] | None) -> keras.Model:

@@ -36,7 +36,7 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
 
     contender = TensorFlowContender.from_json(task["contender"])
     samples = load(contender)
-    counts = kr.count_features(samples, contender.workload.num_features) if contender.thresholds else None
+    counts = kr.count_features(samples, contender.workload.num_features)
     model = models.build(contender, counts, task["steps_per_execution"])
     feed = (_Batches if contender.feed == "batches" else _Epochs)(contender, samples, task["steps_per_execution"])
     feed.plan(model, task["seconds"])
