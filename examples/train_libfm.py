@@ -36,6 +36,7 @@ def main() -> None:
         max_epochs=arguments.epochs,
         patience=arguments.patience,
         optimizer_options={} if arguments.idle_decay is None else {"idle_decay": arguments.idle_decay},
+        factors_l2=arguments.factors_l2,
         dependent_loss_weight=arguments.dependent_loss_weight,
     )
     rows, model = compare(split, plan, settings, range(arguments.seeds), arguments.compare)
@@ -74,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=defaults.max_epochs, help="at most")
     parser.add_argument("--patience", type=int, default=defaults.patience, help="epochs without improvement")
     parser.add_argument("--idle-decay", type=float, help="idle_decay of LazyAdam")
+    parser.add_argument("--factors-l2", type=float, default=defaults.factors_l2, help="L2 over whole factor tables")
     parser.add_argument("--dependent-loss-weight", type=number_or_auto, default=defaults.dependent_loss_weight)
     return parser.parse_args()
 

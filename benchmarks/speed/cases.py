@@ -48,18 +48,16 @@ def frappe_batch256(frappe: Workload) -> Case:
 
 
 def frappe_xlearn(frappe: Workload) -> Case:
-    lazy, adagrad = f"{_FM_64}, LazyAdam", f"{_FM_64}, SparseAdagrad"
+    lazy = TensorFlowContender(f"{_FM_64}, LazyAdam", frappe, (64,), "LazyAdam")
+    adagrad = TensorFlowContender(f"{_FM_64}, SparseAdagrad", frappe, (64,), "SparseAdagrad")
+    large_batches = replace(adagrad, name=f"{adagrad.name}, batches of 16,384", batch_size=16_384)
+    ours = (lazy, adagrad, large_batches)
     return Case(
         "frappe-xlearn",
         "Frappe, FM of rank 64, C++ tools",
         "xLearn FM 64",
-        (
-            ToolContender("xLearn FM 64", frappe, 64, "xlearn"),
-            TensorFlowContender(lazy, frappe, (64,), "LazyAdam"),
-            TensorFlowContender(adagrad, frappe, (64,), "SparseAdagrad"),
-            ToolContender("libFM FM 64", frappe, 64, "libfm"),
-        ),
-        (Target(lazy, "xLearn FM 64", "speed", 2), Target(adagrad, "xLearn FM 64", "speed", 2)),
+        (ToolContender("xLearn FM 64", frappe, 64, "xlearn"), *ours, ToolContender("libFM FM 64", frappe, 64, "libfm")),
+        tuple(Target(contender.name, "xLearn FM 64", "speed", 2) for contender in ours),
     )
 
 
