@@ -12,7 +12,7 @@ import tensorflow as tf
 
 _ATTRIBUTE = "_keras_rafm_distinct"
 _READ = "_keras_rafm_read"
-_BY_ROWS, _WHOLE = "by rows", "whole"
+_BY_ROWS, _WITH_OTHERS, _WHOLE = "by rows", "by rows, with others", "whole"
 # Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
 _PASSING = {"Identity", "Reshape", "Cast", "StopGradient"}
 
@@ -28,9 +28,14 @@ def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
     return rows
 
 
-def declare_read_by_rows(table: keras.Variable) -> None:
-    """Say that a variable is only ever read row by row, also where its gradient is dense, as on several replicas."""
-    setattr(table, _READ, _BY_ROWS)
+def declare_read_by_rows(table: keras.Variable, with_others: bool = False) -> None:
+    """Say that a variable is only ever read row by row, also where its gradient is dense, as on several replicas.
+
+    Args:
+        table: The variable.
+        with_others: Whether its sparse gradients may hold rows that nobody has read, of zeros.
+    """
+    setattr(table, _READ, _WITH_OTHERS if with_others else _BY_ROWS)
 
 
 def declare_read_whole(table: keras.Variable) -> None:
@@ -40,7 +45,12 @@ def declare_read_whole(table: keras.Variable) -> None:
 
 def is_read_by_rows(table: keras.Variable) -> bool:
     """Whether it was declared so."""
-    return getattr(table, _READ, None) == _BY_ROWS
+    return getattr(table, _READ, None) in (_BY_ROWS, _WITH_OTHERS)
+
+
+def is_read_with_others(table: keras.Variable) -> bool:
+    """Whether its sparse gradients may hold rows that nobody has read."""
+    return getattr(table, _READ, None) == _WITH_OTHERS
 
 
 def is_read_whole(table: keras.Variable) -> bool:
@@ -48,11 +58,14 @@ def is_read_whole(table: keras.Variable) -> bool:
     return getattr(table, _READ, None) == _WHOLE
 
 
-def rows_read(gradient: tf.Tensor) -> tf.IndexedSlices:
-    """The rows of a dense gradient that are not zero."""
-    read = tf.reduce_any(gradient != 0, axis=list(range(1, gradient.shape.rank)))
-    rows = declare_distinct(tf.where(read)[:, 0])
-    return tf.IndexedSlices(tf.gather(gradient, rows), rows, tf.shape(gradient))
+def without_zeros(gradient: tf.Tensor | tf.IndexedSlices) -> tf.IndexedSlices:
+    """The rows of a gradient that are not zero; of a sparse one each has to be there once."""
+    is_sparse = isinstance(gradient, tf.IndexedSlices)
+    values = gradient.values if is_sparse else gradient
+    kept = tf.where(tf.reduce_any(values != 0, axis=list(range(1, values.shape.rank))))[:, 0]
+    rows = declare_distinct(tf.gather(gradient.indices, kept) if is_sparse else kept)
+    shape = gradient.dense_shape if is_sparse else tf.shape(gradient)
+    return tf.IndexedSlices(tf.gather(values, kept), rows, shape)
 
 
 def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:

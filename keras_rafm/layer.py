@@ -78,8 +78,9 @@ class RaFMLayer(keras.layers.Layer):
         max_dense_rows: In training, the tables of the highest levels are read whole and get dense gradients, as many levels
             as have no more features than this together; of all others the rows that the batch reads are looked up, and
             their gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than rows of it,
-            unless a batch reads only a few of them: choose less for wide tables and small batches, 0 for none. With
-            penalties over the batch (`factors_l2_scope`) it is 0 in any case.
+            unless a batch reads only a few of them: choose less for wide tables and small batches, 0 for none. Their
+            idle rows take part in every step, as with Keras' optimizers: under `LazyAdam` they move on by their momentum.
+            With penalties over the batch (`factors_l2_scope`) and in 16-bit variables all tables are read by rows.
         seed: Integer from which every table's initialisation is drawn, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -130,7 +131,9 @@ class RaFMLayer(keras.layers.Layer):
                 dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight"
             )
         self.max_dense_rows = integer(max_dense_rows, "max_dense_rows", at_least=0)
-        by_rows = self.factors_l2_scope == "batch" and (any(self.factors_l2) or self.linear_l2)
+        # The decay of one step, which whole tables take in every step, is lost in the rounding of 16-bit variables.
+        by_rows = tf.as_dtype(self.variable_dtype).size < 4
+        by_rows |= self.factors_l2_scope == "batch" and bool(any(self.factors_l2) or self.linear_l2)
         # The slots whose tables are read whole in training.
         self._head = 0 if by_rows else head_size(plan.level_sizes, self.max_dense_rows)
         self.seed = integer_or_none(seed, "seed")
@@ -215,11 +218,11 @@ class RaFMLayer(keras.layers.Layer):
         self.free_tables = tuple(free_tables)
         self.dependent_tables = tuple(dependent_tables)
         if self.linear_weights is not None:
-            self._declare_read(self.linear_weights, end=self.num_features)
+            self._declare_read(self.linear_weights, 0, self.num_features)
         for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
-            self._declare_read(free_tables[index], end=size)
+            self._declare_read(free_tables[index], above, size)
             if index < self.num_levels - 1:
-                self._declare_read(dependent_tables[index], end=above)
+                self._declare_read(dependent_tables[index], 0, above)
         self._initial_slots = None
         self.built = True
 
@@ -441,7 +444,7 @@ class RaFMLayer(keras.layers.Layer):
 
         def look_up(table: keras.Variable, rows: tf.Tensor | None, l2: float) -> tf.Tensor:
             if rows is None:
-                return tf.cast(table.value, dtype)
+                return tf.cast(tf.convert_to_tensor(table.value), dtype)
             found_rows = _look_up(table, declare_distinct(rows), dtype)
             if self.factors_l2_scope == "batch" and l2:
                 penalties.append(l2 * tf.reduce_sum(tf.square(found_rows)))
@@ -502,9 +505,12 @@ class RaFMLayer(keras.layers.Layer):
     def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
         return tf.cast(scores, self.compute_dtype)[:, None]
 
-    def _declare_read(self, table: keras.Variable, end: int) -> None:
-        """Tell optimizers how a table of slots up to `end` is read in training."""
-        (declare_read_whole if end <= self._head else declare_read_by_rows)(table)
+    def _declare_read(self, table: keras.Variable, start: int, end: int) -> None:
+        """Tell optimizers how a table of slots `start … end − 1` is read in training."""
+        if end <= self._head:
+            declare_read_whole(table)
+        else:
+            declare_read_by_rows(table, with_others=start < self._head)
 
     def _range_of_level(self, level: int) -> tuple[int, int]:
         """The end and the start of the slots of a level, whose tables are settled for a look at them."""

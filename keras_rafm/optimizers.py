@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import is_read_by_rows, is_read_whole, merged, rows_read
+from keras_rafm.distinct_rows import is_read_by_rows, is_read_whole, is_read_with_others, merged, without_zeros
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
 from keras_rafm.versions import HAS_SLOW_ROWS
@@ -29,8 +29,8 @@ class RowSparse(keras.optimizers.Optimizer):
     """
 
     loss_scale_factor: float | None
-    #: Whether a small table that a `RaFMLayer` reads whole is updated whole, or by the rows whose gradient is not zero.
-    updates_whole_tables = True
+    #: Whether rows of tables whose gradient is zero are left alone in any case, also where a table is read whole.
+    leaves_zeros_alone = False
 
     def __init__(self, *args: Any, idle_decay: float = 0.0, **kwargs: Any) -> None:
         name = type(self).__name__
@@ -114,24 +114,26 @@ class RowSparse(keras.optimizers.Optimizer):
         """Update one variable.
 
         Args:
-            gradient: Dense, or `tf.IndexedSlices`: then only its rows are touched.
+            gradient: Dense, or `tf.IndexedSlices`: then only its rows are touched, but for the decay of small tables that a
+                `RaFMLayer` reads whole.
             variable: The variable.
             learning_rate: A scalar.
         """
         index = self._get_variable_index(variable)
         decay, table = self._decays[index], self._trainable_variables[index]
         is_whole = is_read_whole(table)
-        if not isinstance(gradient, tf.IndexedSlices) and (
-            is_read_by_rows(table) or (is_whole and not self.updates_whole_tables)
-        ):
-            gradient = rows_read(gradient)
+        if isinstance(gradient, tf.IndexedSlices):
+            gradient = merged(gradient)
+            if self.leaves_zeros_alone or is_read_with_others(table):
+                gradient = without_zeros(gradient)
+        elif is_read_by_rows(table) or (is_whole and self.leaves_zeros_alone):
+            gradient = without_zeros(gradient)
         own_rate = tf.cast(learning_rate, variable.dtype)
         if is_whole and self._decays_rows_of(table):
             variable.assign(variable * tf.cast(tf.exp(self._log_of_decay(learning_rate)), variable.dtype))
         if not isinstance(gradient, tf.IndexedSlices):
             self._update_all(tf.cast(gradient, variable.dtype), variable, own_rate)
             return
-        gradient = merged(gradient)
         values = tf.cast(gradient.values, variable.dtype)
         factors = None
         if decay is not None:
@@ -319,7 +321,8 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
 class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     """Adagrad (Duchi et al., JMLR 2011) that touches only the rows of a table that a batch reads.
 
-    Its result is that of `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as
+    (Small tables that a `RaFMLayer` reads whole are updated whole, with the same result.) Its result is that of
+    `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as
     they are. It needs half of the state of Adam.
 
     Args:
@@ -409,7 +412,7 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         ValueError: As `LazyAdam`.
     """
 
-    updates_whole_tables = False
+    leaves_zeros_alone = True
 
     def __init__(
         self,
@@ -448,7 +451,6 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     ) -> None:
         del decay
         index = self._get_variable_index(variable)
-        rows, gradient = _where_not_zero(rows, gradient)
         tf.raw_ops.ResourceSparseApplyFtrlV2(
             var=variable.handle,
             accum=self._accumulators[index].value.handle,
@@ -520,11 +522,6 @@ class _Once:
 
 def _assign_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> None:
     variable.scatter_update(tf.IndexedSlices(values, rows))
-
-
-def _where_not_zero(rows: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    kept = rows_read(gradient).indices
-    return tf.gather(rows, kept), tf.gather(gradient, kept)
 
 
 def _rows_of(variable: Any, rows: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:

@@ -174,3 +174,35 @@ def test_bad_ids() -> None:
     layer = large_random_layer(PLAN)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"ids must be in \[0, 12\).*Received the id 12"):
         layer(np.array([[0, 12]]), training=True)
+
+
+@pytest.mark.parametrize("max_dense_rows", [2, 5])
+def test_rows_of_partly_whole_tables_that_nobody_reads(max_dense_rows: int) -> None:
+    """Their gradients hold all rows of the head, and yet `LazyAdam` moves only those that a batch reads."""
+    layer = large_random_layer(PLAN, max_dense_rows=max_dense_rows)
+    optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=0.0)
+    for ids in ([[9, 5, 1]], [[1, 4, 6]]):
+        before = layer.linear()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(np.array(ids), training=True))
+        optimizer.apply(tape.gradient(loss, layer.trainable_variables), layer.trainable_variables)
+    moved = np.flatnonzero(layer.linear() != before)
+    assert moved.tolist() == [1, 4, 6]
+
+
+def test_gradients_are_those_of_the_weights_in_the_forward_pass() -> None:
+    layer = large_random_layer(PLAN)
+    with tf.GradientTape(persistent=True) as tape:
+        score = tf.reduce_sum(layer(np.array([[0, 5, 9], [1, 2, 3]]), training=True))
+    before = tape.gradient(score, layer.trainable_variables)
+    for variable in layer.trainable_variables:
+        variable.assign(variable * 3)
+    for one, other in zip(before, tape.gradient(score, layer.trainable_variables), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_16_bit_tables_are_read_by_rows() -> None:
+    """The decay of one step is less than half of the last digit of a weight: only what has piled up can be told apart."""
+    layer = large_random_layer(PLAN, dtype="bfloat16")
+    _, found = gradients(layer, np.array([[0, 1]]))
+    assert isinstance(found["free_1"], tf.IndexedSlices)
