@@ -41,11 +41,10 @@ def integer_or_none(given: Any, name: str) -> int | None:
     Raises:
         TypeError: It is neither.
     """
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)):
-        raise TypeError(f"`{name}` must be an integer or None. Received: {given!r}")
-    return int(given)
+    try:
+        return None if given is None else integer(given, name)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer or None. Received: {given!r}") from None
 
 
 def weights_per_level(given: Any, size: int, name: str) -> tuple[float, ...]:

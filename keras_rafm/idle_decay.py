@@ -7,7 +7,8 @@ table needs `S` and one mark `S_row` per row, and a row is brought up to date wh
 what was really done, so learning-rate schedules are followed exactly. It is kept in float64: float32 drifts.
 
 An optimizer attaches the decay to the variable. Whoever reads rows while training asks `idle_decay_of` for it;
-whoever reads or writes whole tables calls `settle` before.
+whoever reads or writes whole tables calls `settle` before. Small tables that a `RaFMLayer` reads whole in training decay in
+every step instead: nothing waits on them.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from keras_rafm.versions import HAS_SLOW_ROWS
 class RowSparse(keras.optimizers.Optimizer):
     """What the optimizers here have in common: rows of tables are updated alone, and decay while nobody reads them.
 
-    Mixed in before a Keras optimizer, whose own step serves dense gradients.
+    Mixed in before a Keras optimizer, which brings the state and, unless `_update_all` says otherwise, the dense step.
     """
 
     loss_scale_factor: float | None
