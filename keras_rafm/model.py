@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
+from keras_rafm.epochs import with_one_iterator
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
@@ -103,16 +104,42 @@ class RaFMModel(keras.Model):
         epochs: int = 1,
         verbose: Any = "auto",
         callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`; weights are up to date whenever callbacks may read them."""
+        """As `keras.Model.fit`.
+
+        Weights are up to date whenever callbacks may read them. Arrays and datasets of known length are read through one
+        iterator for all epochs, where Keras starts two per epoch; under a distribution strategy as in Keras.
+        """
         flush = FlushIdleDecay()
         if isinstance(callbacks, keras.callbacks.CallbackList):
             flush.set_model(self)
             callbacks.callbacks.insert(0, flush)
         else:
             callbacks = [flush, *keras.tree.flatten(callbacks)] if callbacks else [flush]
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+        reads = {
+            "x": x,
+            "y": y,
+            "sample_weight": sample_weight,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "class_weight": class_weight,
+            "validation_split": validation_split,
+            "validation_data": validation_data,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        if not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
+            reads = with_one_iterator(reads)
+        return super().fit(
+            epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
+        )
 
     def get_weights(self) -> list[Any]:
         """As `keras.Model.get_weights`, with the decay that waits on idle rows done, as in all that follow here."""

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_rafm.data._batches import num_batches
 from keras_rafm.data._checks import Task, positive_int
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
 from keras_rafm.data._rows import Rows
-from keras_rafm.data.samples import Samples, num_batches
+from keras_rafm.data.samples import Samples
 from keras_rafm.occurrences import PADDING_ID
 
 PathLike = str | os.PathLike[str]

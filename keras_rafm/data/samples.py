@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_rafm.data._batches import gathered_batches
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -127,51 +127,9 @@ class Samples:
             ValueError: `batch_size` is less than 1.
         """
         size = positive_int("batch_size", batch_size)
-        cardinality = num_batches(len(self), size, drop_remainder)
-        with tf.device("CPU:0"):
-            ids, values = tf.constant(self.ids), tf.constant(self.values)
-            labels = tf.constant(self.labels[:, np.newaxis])
-
-        def batch(rows: tf.Tensor) -> tuple[Mapping[str, tf.Tensor], tf.Tensor]:
-            if drop_remainder:
-                rows.set_shape([size])
-            inputs = {"ids": tf.gather(ids, rows)}
-            if with_values:
-                inputs["values"] = tf.gather(values, rows)
-            return inputs, tf.gather(labels, rows)
-
-        rows = _batches_of_rows(len(self), size, cardinality, np.random.default_rng(seed) if shuffle else None)
-        return rows.map(batch).prefetch(tf.data.AUTOTUNE)
-
-
-def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
-    """How many batches so many samples make."""
-    return num_samples // batch_size if drop_remainder else -(-num_samples // batch_size)
-
-
-def _batches_of_rows(
-    num_samples: int, batch_size: int, num_batches: int, rng: np.random.Generator | None
-) -> tf.data.Dataset:
-    """The rows of each batch, int64 `[B]`; in a new order at every iteration if there is a generator."""
-
-    def in_order(number: tf.Tensor) -> tf.Tensor:
-        start = number * batch_size
-        return tf.range(start, tf.minimum(start + batch_size, num_samples))
-
-    numbers = tf.data.Dataset.range(num_batches)
-    if rng is None:
-        return numbers.map(in_order)
-
-    def draw_order() -> tf.Tensor:
-        drawn = tf.numpy_function(lambda: rng.permutation(num_samples).astype(np.int64), [], tf.int64)
-        return tf.ensure_shape(drawn, [num_samples])
-
-    def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        order = tf.cond(tf.equal(number, 0), draw_order, lambda: order)
-        return order, order[number * batch_size : (number + 1) * batch_size]
-
-    # The order is carried from batch to batch. A nested dataset per iteration would take tens of milliseconds to start.
-    return numbers.scan(tf.zeros([num_samples], tf.int64), next_rows)
+        inputs = self.inputs() if with_values else {"ids": self.ids}
+        rng = np.random.default_rng(seed) if shuffle else None
+        return gathered_batches((inputs, self.labels[:, np.newaxis]), len(self), size, drop_remainder, rng)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
