@@ -2,8 +2,8 @@
 
 Keras starts two iterators per epoch, the second for nothing. Each instantiates all functions of the dataset anew, which
 takes tens of milliseconds: as long as ten training steps. Here one iterator goes over the repeated dataset for as long as
-`fit` lasts, and what Keras starts once per epoch does no more than to count its batches. Every epoch reads what it would
-have read: the dataset is started anew when the first batch of an epoch is asked for, never before.
+`fit` lasts. Every epoch reads what it would have read: a dataset is started anew when the first batch of an epoch is
+asked for, never before. Batches of arrays, which depend on nothing else, are got ready ahead of their epoch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from keras_rafm.data._batches import gathered_batches
 _DEFAULT_BATCH_SIZE = 32  # Keras'
 
 
-def with_one_iterator(reads: dict[str, Any]) -> dict[str, Any]:
+def with_one_iterator(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any]:
     """Arguments of `keras.Model.fit` that read the same from one iterator.
 
     Args:
         reads: `x`, `y`, `sample_weight`, `batch_size`, `shuffle`, `class_weight`, `validation_split`, `validation_data` and
             `steps_per_epoch` as `keras.Model.fit` takes them.
+        steps_per_execution: Of the model.
 
     Returns:
         What to give to Keras instead. The same where Keras has to do it: for `steps_per_epoch`, datasets of unknown length,
@@ -39,11 +40,14 @@ def with_one_iterator(reads: dict[str, Any]) -> dict[str, Any]:
         cardinality = int(x.cardinality())
         if cardinality <= 0 or reads["y"] is not None or reads["sample_weight"] is not None:
             return reads
-        return {**reads, "x": _one_iterator(x, cardinality), "steps_per_epoch": cardinality}
-    return _of_arrays(reads)
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False  # behind `repeat` it would read ahead of the epoch
+        endless = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
+        return {**reads, **_one_iterator(endless, cardinality, steps_per_execution)}
+    return _of_arrays(reads, steps_per_execution)
 
 
-def _of_arrays(reads: dict[str, Any]) -> dict[str, Any]:
+def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any]:
     arrays = keras.tree.lists_to_tuples(tuple(reads[name] for name in ("x", "y", "sample_weight")))
     num_samples = _common_length(arrays)
     batch_size = reads["batch_size"] or _DEFAULT_BATCH_SIZE
@@ -59,25 +63,31 @@ def _of_arrays(reads: dict[str, Any]) -> dict[str, Any]:
         arrays, num_samples = _rows(arrays, 0, num_training), num_training
     rng = np.random.default_rng(random.getrandbits(128)) if reads["shuffle"] else None
     batches = gathered_batches(_packed(_in_floatx(arrays)), num_samples, batch_size, drop_remainder=False, rng=rng)
-    steps = int(batches.cardinality())
-    changed = {"x": _one_iterator(batches, steps), "y": None, "sample_weight": None}
     return {
         **reads,
-        **changed,
+        **_one_iterator(batches.repeat().prefetch(tf.data.AUTOTUNE), int(batches.cardinality()), steps_per_execution),
+        "y": None,
+        "sample_weight": None,
         "shuffle": False,
-        "steps_per_epoch": steps,
         "validation_split": 0.0,
         "validation_data": validation,
     }
 
 
-def _one_iterator(dataset: tf.data.Dataset, cardinality: int) -> tf.data.Dataset:
-    """A dataset of as many batches, of which all iterators read on from one over the repeated dataset."""
-    batches = iter(dataset.repeat())
-    options = tf.data.Options()  # what takes time when an iterator is started, and there is nothing to win by it
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
-    return tf.data.Dataset.range(cardinality).map(lambda _: batches.get_next()).with_options(options)
+def _one_iterator(endless: tf.data.Dataset, cardinality: int, steps_per_execution: int) -> dict[str, Any]:
+    """`x` and `steps_per_epoch` for Keras.
+
+    With `steps_per_epoch` Keras stays with the iterator of a dataset without end, but it then executes all steps of the last
+    execution, also those beyond the end of an epoch. Where there are such, it gets a dataset that ends, all of whose
+    iterators read on from one.
+    """
+    if cardinality % steps_per_execution:
+        batches = iter(endless)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # to start an iterator sooner
+        options.experimental_optimization.apply_default_optimizations = False
+        endless = tf.data.Dataset.range(cardinality).map(lambda _: batches.get_next()).with_options(options)
+    return {"x": endless, "steps_per_epoch": cardinality}
 
 
 def _common_length(arrays: Any) -> int | None:

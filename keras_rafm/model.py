@@ -136,7 +136,7 @@ class RaFMModel(keras.Model):
             "steps_per_epoch": steps_per_epoch,
         }
         if not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
-            reads = with_one_iterator(reads)
+            reads = with_one_iterator(reads, self.steps_per_execution)
         return super().fit(
             epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
         )

@@ -138,8 +138,8 @@ class _Epochs:
         if self._arrays:
             model.fit(self._samples.ids, self._samples.labels, batch_size=self._batch_size, **how)
             return
-        batches = self._samples.dataset(self._batch_size, shuffle=True, seed=_SEED)
-        model.fit(batches.map(lambda inputs, labels: (inputs["ids"], labels)), shuffle=False, **how)
+        batches = self._samples.dataset(self._batch_size, shuffle=True, seed=_SEED, with_values=False)
+        model.fit(batches, shuffle=False, **how)
 
 
 class _OnDemand(keras.callbacks.Callback):

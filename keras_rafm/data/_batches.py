@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_ROWS_AT_ONCE = 2**15  # functions of tf.data take as long to call as thousands of rows to gather
+
 
 def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
     """How many batches so many samples make."""
@@ -32,25 +34,23 @@ def gathered_batches(
     with tf.device("CPU:0"):
         held = keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
-    def batch(rows: tf.Tensor) -> Any:
-        if drop_remainder:
-            rows.set_shape([batch_size])
+    def gathered(rows: tf.Tensor) -> Any:
         return keras.tree.map_structure(lambda tensor: tf.gather(tensor, rows), held)
 
+    blocks = _blocks_of_rows(num_samples, max(1, _ROWS_AT_ONCE // batch_size) * batch_size, rng).map(gathered)
+    batches = blocks.rebatch(batch_size, drop_remainder)
     cardinality = num_batches(num_samples, batch_size, drop_remainder)
-    return _batches_of_rows(num_samples, batch_size, cardinality, rng).map(batch).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(cardinality))
 
 
-def _batches_of_rows(
-    num_samples: int, batch_size: int, number_of_batches: int, rng: np.random.Generator | None
-) -> tf.data.Dataset:
-    """The rows of each batch, int64 `[B]`; in a new order at every iteration if there is a generator."""
+def _blocks_of_rows(num_samples: int, size: int, rng: np.random.Generator | None) -> tf.data.Dataset:
+    """The rows of each block, int64 `[size]`, the last one shorter; in a new order at every iteration with a generator."""
 
     def in_order(number: tf.Tensor) -> tf.Tensor:
-        start = number * batch_size
-        return tf.range(start, tf.minimum(start + batch_size, num_samples))
+        start = number * size
+        return tf.range(start, tf.minimum(start + size, num_samples))
 
-    numbers = tf.data.Dataset.range(number_of_batches)
+    numbers = tf.data.Dataset.range(num_batches(num_samples, size, drop_remainder=False))
     if rng is None:
         return numbers.map(in_order)
 
@@ -60,7 +60,7 @@ def _batches_of_rows(
 
     def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         order = tf.cond(tf.equal(number, 0), draw_order, lambda: order)
-        return order, order[number * batch_size : (number + 1) * batch_size]
+        return order, order[number * size : (number + 1) * size]
 
-    # The order is carried from batch to batch. A nested dataset per iteration would take tens of milliseconds to start.
+    # The order is carried from block to block. A nested dataset per iteration would take tens of milliseconds to start.
     return numbers.scan(tf.zeros([num_samples], tf.int64), next_rows)

@@ -129,7 +129,8 @@ class Samples:
         size = positive_int("batch_size", batch_size)
         inputs = self.inputs() if with_values else {"ids": self.ids}
         rng = np.random.default_rng(seed) if shuffle else None
-        return gathered_batches((inputs, self.labels[:, np.newaxis]), len(self), size, drop_remainder, rng)
+        batches = gathered_batches((inputs, self.labels[:, np.newaxis]), len(self), size, drop_remainder, rng)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:

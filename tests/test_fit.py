@@ -1,0 +1,212 @@
+"""What `RaFMModel.fit` reads through one iterator, against what Keras reads through two per epoch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_rafm as kr
+
+NUM_FEATURES = 12
+PLAN = kr.RankPlan([2, 1] * (NUM_FEATURES // 2), ranks=(2, 3))
+GENERATOR = np.random.default_rng(3)
+IDS = GENERATOR.integers(0, NUM_FEATURES, (23, 3)).astype("int32")
+LABELS = GENERATOR.integers(0, 2, 23).astype("float32")
+WEIGHTS = GENERATOR.uniform(0.5, 2.0, 23)  # float64, which Keras casts
+BATCH_SIZE = 4  # six batches, the last of three samples
+STEPS_PER_EXECUTION = (1, 3, 4, 10)  # two divide six
+
+
+def make_model(steps_per_execution: int = 1, run_eagerly: bool = False, inputs: str = "ids") -> kr.RaFMModel:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    layer = kr.RaFMLayer(
+        PLAN, factors_initializer=keras.initializers.RandomNormal(stddev=0.4, seed=1), factors_l2=0.0, seed=5
+    )
+    model = kr.RaFMModel({"ids": ids, "list": [ids], "dict": {"ids": ids}}[inputs], layer(ids))
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=run_eagerly, steps_per_execution=steps_per_execution)
+    return model
+
+
+def fit_as_keras(model: kr.RaFMModel, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    return keras.Model.fit(model, *args, **kwargs)
+
+
+def batches(size: int = BATCH_SIZE) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((IDS, LABELS)).batch(size)
+
+
+def of_unknown_length() -> tf.data.Dataset:
+    return batches().filter(lambda ids, labels: True)
+
+
+def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    while True:
+        yield from ((IDS[i : i + 4], LABELS[i : i + 4]) for i in range(0, 20, 4))
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return IDS[4 * index : 4 * index + 4], LABELS[4 * index : 4 * index + 4]
+
+
+ARRAYS: dict[str, Any] = {"x": IDS, "y": LABELS, "batch_size": BATCH_SIZE}
+WAYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "arrays": lambda: ARRAYS,
+    "default batch size": lambda: {"x": IDS, "y": LABELS},
+    "tensors": lambda: {**ARRAYS, "x": tf.constant(IDS), "y": tf.constant(LABELS)},
+    "float64 weights": lambda: {**ARRAYS, "sample_weight": WEIGHTS},
+    "class weights": lambda: {**ARRAYS, "class_weight": {0: 0.5, 1: 3.0}},
+    "validation split": lambda: {**ARRAYS, "sample_weight": WEIGHTS, "validation_split": 0.3},
+    "validation data": lambda: {**ARRAYS, "validation_data": (IDS[:7], LABELS[:7]), "validation_split": 0.3},
+    "steps per epoch": lambda: {**ARRAYS, "steps_per_epoch": 6},
+    "initial epoch": lambda: {**ARRAYS, "initial_epoch": 2},
+    "dataset": lambda: {"x": batches()},
+    "dataset, class weights": lambda: {"x": batches(), "class_weight": {0: 0.5, 1: 3.0}},
+    "dataset of unknown length": lambda: {"x": of_unknown_length()},
+    "endless dataset": lambda: {"x": batches().repeat(), "steps_per_epoch": 6},
+    "PyDataset": lambda: {"x": Batches(workers=1, use_multiprocessing=False)},
+    "generator": lambda: {"x": generator(), "steps_per_epoch": 5},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, at the end of a dataset of unknown length
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
+    ours, theirs = make_model(steps_per_execution), make_model(steps_per_execution)
+    how = {"epochs": 3, "shuffle": False, "verbose": 0}
+    logs = ours.fit(**WAYS[way](), **how).history
+    expected = fit_as_keras(theirs, **WAYS[way](), **how).history
+    assert logs.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(logs[name], values, rtol=1e-5, err_msg=name)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert ours.optimizer.iterations.numpy() == theirs.optimizer.iterations.numpy()
+
+
+@pytest.mark.parametrize("steps_per_execution", STEPS_PER_EXECUTION)
+def test_no_step_too_many_and_none_too_few(steps_per_execution: int) -> None:
+    model = make_model(steps_per_execution)
+    model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=3, verbose=0)
+    assert model.optimizer.iterations.numpy() == 18
+
+
+@pytest.mark.parametrize(("kind", "x"), [("dict", {"ids": IDS}), ("list", [IDS])])
+def test_structures_of_arrays(kind: str, x: Any) -> None:
+    ours, theirs = make_model(inputs=kind), make_model(inputs=kind)
+    how = {"batch_size": BATCH_SIZE, "epochs": 2, "shuffle": False, "verbose": 0}
+    ours.fit(x, LABELS, **how)
+    fit_as_keras(theirs, x, LABELS, **how)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+class Recorder(kr.RaFMModel):
+    """Keeps the labels of every step, which here are the numbers of the samples."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        self.seen.append(data[1].numpy())
+        return super().train_step(data)
+
+
+def recorder() -> Recorder:
+    ids = keras.Input((3,), dtype="int32")
+    model = Recorder(ids, kr.RaFMLayer(PLAN)(ids))
+    model.seen = []
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    return model
+
+
+def epochs_seen(seed: int, shuffle: bool = True) -> np.ndarray:
+    keras.utils.set_random_seed(seed)
+    model = recorder()
+    model.fit(IDS, np.arange(23.0), batch_size=BATCH_SIZE, epochs=4, verbose=0, shuffle=shuffle)
+    assert [len(labels) for labels in model.seen] == 4 * [4, 4, 4, 4, 4, 3]
+    return np.concatenate(model.seen).reshape(4, 23)
+
+
+def test_every_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+    epochs = epochs_seen(0)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(23), (4, 1)))
+    assert len(np.unique(epochs, axis=0)) == 4
+
+
+def test_set_random_seed_makes_the_orders_reproducible() -> None:
+    np.testing.assert_array_equal(epochs_seen(7), epochs_seen(7))
+    assert (epochs_seen(7) != epochs_seen(8)).any()
+
+
+def test_samples_keep_their_order_without_shuffle() -> None:
+    np.testing.assert_array_equal(epochs_seen(0, shuffle=False), np.tile(np.arange(23), (4, 1)))
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_execution: int) -> None:
+    starts = []
+
+    def note(number: np.ndarray) -> np.ndarray:
+        if number == 0:
+            starts.append(number)
+        return number
+
+    def counted(number: tf.Tensor, batch: Any) -> Any:
+        with tf.control_dependencies([tf.numpy_function(note, [number], tf.int64)]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    dataset = batches().enumerate().map(counted)
+    started_at_end = []
+    at_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: started_at_end.append(len(starts)))
+    make_model(steps_per_execution).fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[at_end])
+    assert started_at_end == [1, 2, 3]
+    assert len(starts) == 3
+
+
+def test_training_stopped_in_the_midst_of_an_epoch_starts_anew() -> None:
+    model = recorder()
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 1
+
+    dataset = tf.data.Dataset.from_tensor_slices((IDS, np.arange(23.0))).batch(BATCH_SIZE)
+    for _ in range(2):
+        model.fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[Stop()])
+    np.testing.assert_array_equal(np.concatenate(model.seen), np.tile(np.arange(8), 2))
+
+
+def test_steps_limited_for_debugging() -> None:
+    model = recorder()
+    keras.config.set_max_steps_per_epoch(2)
+    try:
+        with pytest.warns(UserWarning, match="Limiting steps_per_epoch to 2"):
+            model.fit(IDS, np.arange(23.0), batch_size=BATCH_SIZE, epochs=2, verbose=0, shuffle=False)
+    finally:
+        keras.config.set_max_steps_per_epoch(None)
+    assert len(model.seen) == 4
+
+
+def test_progress_bar_knows_the_number_of_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    make_model().fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=1, verbose=1)
+    assert "6/6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"x": IDS, "y": LABELS[:-1]}, "same"),
+        ({"x": batches(), "y": LABELS}, "should not be passed"),
+        ({"x": IDS, "y": LABELS, "validation_split": 0.99}, "not sufficient to split"),
+        ({"x": IDS, "y": LABELS, "sample_weight": WEIGHTS, "class_weight": {0: 1.0}}, "at the same time"),
+    ],
+)
+def test_what_does_not_fit_is_left_to_keras_to_refuse(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_model().fit(**data, verbose=0)
