@@ -77,7 +77,7 @@ def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any
 def _one_iterator(endless: tf.data.Dataset, cardinality: int, steps_per_execution: int) -> dict[str, Any]:
     """`x` and `steps_per_epoch` for Keras.
 
-    With `steps_per_epoch` Keras stays with the iterator of a dataset without end, but it then executes all steps of the last
+    With `steps_per_epoch` Keras stays with the iterator of a dataset without end, but then executes all steps of the last
     execution, also those beyond the end of an epoch. Where there are such, it gets a dataset that ends, all of whose
     iterators read on from one.
     """
