@@ -11,16 +11,15 @@ import tensorflow as tf
 import keras_rafm as kr
 
 NUM_FEATURES = 12
-PLAN = kr.RankPlan([2, 1] * (NUM_FEATURES // 2), ranks=(2, 3))
+PLAN = kr.RankPlan([1] * NUM_FEATURES, ranks=(2,))
 GENERATOR = np.random.default_rng(3)
 IDS = GENERATOR.integers(0, NUM_FEATURES, (23, 3)).astype("int32")
 LABELS = GENERATOR.integers(0, 2, 23).astype("float32")
 WEIGHTS = GENERATOR.uniform(0.5, 2.0, 23)  # float64, which Keras casts
-BATCH_SIZE = 4  # six batches, the last of three samples
-STEPS_PER_EXECUTION = (1, 3, 4, 10)  # two divide six
+BATCH_SIZE = 8  # three batches, the last of seven samples
 
 
-def make_model(steps_per_execution: int = 1, run_eagerly: bool = False, inputs: str = "ids") -> kr.RaFMModel:
+def make_model(steps_per_execution: int = 1, run_eagerly: bool = True, inputs: str = "ids") -> kr.RaFMModel:
     ids = keras.Input((3,), dtype="int32", name="ids")
     layer = kr.RaFMLayer(
         PLAN, factors_initializer=keras.initializers.RandomNormal(stddev=0.4, seed=1), factors_l2=0.0, seed=5
@@ -45,12 +44,12 @@ def of_unknown_length() -> tf.data.Dataset:
 
 def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     while True:
-        yield from ((IDS[i : i + 4], LABELS[i : i + 4]) for i in range(0, 20, 4))
+        yield from ((IDS[i : i + 4], LABELS[i : i + 4]) for i in (0, 4))
 
 
 class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
-        return 5
+        return 2
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return IDS[4 * index : 4 * index + 4], LABELS[4 * index : 4 * index + 4]
@@ -65,23 +64,23 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
     "class weights": lambda: {**ARRAYS, "class_weight": {0: 0.5, 1: 3.0}},
     "validation split": lambda: {**ARRAYS, "sample_weight": WEIGHTS, "validation_split": 0.3},
     "validation data": lambda: {**ARRAYS, "validation_data": (IDS[:7], LABELS[:7]), "validation_split": 0.3},
-    "steps per epoch": lambda: {**ARRAYS, "steps_per_epoch": 6},
-    "initial epoch": lambda: {**ARRAYS, "initial_epoch": 2},
+    "steps per epoch": lambda: {**ARRAYS, "steps_per_epoch": 3},
+    "initial epoch": lambda: {**ARRAYS, "initial_epoch": 1},
     "dataset": lambda: {"x": batches()},
     "dataset, class weights": lambda: {"x": batches(), "class_weight": {0: 0.5, 1: 3.0}},
     "dataset of unknown length": lambda: {"x": of_unknown_length()},
-    "endless dataset": lambda: {"x": batches().repeat(), "steps_per_epoch": 6},
+    "endless dataset": lambda: {"x": batches().repeat(), "steps_per_epoch": 3},
     "PyDataset": lambda: {"x": Batches(workers=1, use_multiprocessing=False)},
-    "generator": lambda: {"x": generator(), "steps_per_epoch": 5},
+    "generator": lambda: {"x": generator(), "steps_per_epoch": 2},
 }
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, at the end of a dataset of unknown length
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
 def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
     ours, theirs = make_model(steps_per_execution), make_model(steps_per_execution)
-    how = {"epochs": 3, "shuffle": False, "verbose": 0}
+    how = {"epochs": 2, "shuffle": False, "verbose": 0}
     logs = ours.fit(**WAYS[way](), **how).history
     expected = fit_as_keras(theirs, **WAYS[way](), **how).history
     assert logs.keys() == expected.keys()
@@ -92,11 +91,11 @@ def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
     assert ours.optimizer.iterations.numpy() == theirs.optimizer.iterations.numpy()
 
 
-@pytest.mark.parametrize("steps_per_execution", STEPS_PER_EXECUTION)
+@pytest.mark.parametrize("steps_per_execution", [1, 2, 3, 5])
 def test_no_step_too_many_and_none_too_few(steps_per_execution: int) -> None:
-    model = make_model(steps_per_execution)
+    model = make_model(steps_per_execution, run_eagerly=False)
     model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=3, verbose=0)
-    assert model.optimizer.iterations.numpy() == 18
+    assert model.optimizer.iterations.numpy() == 9
 
 
 @pytest.mark.parametrize(("kind", "x"), [("dict", {"ids": IDS}), ("list", [IDS])])
@@ -129,7 +128,7 @@ def epochs_seen(seed: int, shuffle: bool = True) -> np.ndarray:
     keras.utils.set_random_seed(seed)
     model = recorder()
     model.fit(IDS, np.arange(23.0), batch_size=BATCH_SIZE, epochs=4, verbose=0, shuffle=shuffle)
-    assert [len(labels) for labels in model.seen] == 4 * [4, 4, 4, 4, 4, 3]
+    assert [len(labels) for labels in model.seen] == 4 * [8, 8, 7]
     return np.concatenate(model.seen).reshape(4, 23)
 
 
@@ -148,7 +147,7 @@ def test_samples_keep_their_order_without_shuffle() -> None:
     np.testing.assert_array_equal(epochs_seen(0, shuffle=False), np.tile(np.arange(23), (4, 1)))
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
 def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_execution: int) -> None:
     starts = []
 
@@ -179,7 +178,7 @@ def test_training_stopped_in_the_midst_of_an_epoch_starts_anew() -> None:
     dataset = tf.data.Dataset.from_tensor_slices((IDS, np.arange(23.0))).batch(BATCH_SIZE)
     for _ in range(2):
         model.fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[Stop()])
-    np.testing.assert_array_equal(np.concatenate(model.seen), np.tile(np.arange(8), 2))
+    np.testing.assert_array_equal(np.concatenate(model.seen), np.tile(np.arange(16), 2))
 
 
 def test_steps_limited_for_debugging() -> None:
@@ -187,15 +186,15 @@ def test_steps_limited_for_debugging() -> None:
     keras.config.set_max_steps_per_epoch(2)
     try:
         with pytest.warns(UserWarning, match="Limiting steps_per_epoch to 2"):
-            model.fit(IDS, np.arange(23.0), batch_size=BATCH_SIZE, epochs=2, verbose=0, shuffle=False)
+            model.fit(IDS, np.arange(23.0), batch_size=BATCH_SIZE, epochs=1, verbose=0, shuffle=False)
     finally:
         keras.config.set_max_steps_per_epoch(None)
-    assert len(model.seen) == 4
+    assert len(model.seen) == 2
 
 
 def test_progress_bar_knows_the_number_of_batches(capsys: pytest.CaptureFixture[str]) -> None:
     make_model().fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=1, verbose=1)
-    assert "6/6" in capsys.readouterr().out
+    assert "3/3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
