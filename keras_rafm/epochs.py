@@ -31,7 +31,8 @@ def with_one_iterator(reads: dict[str, Any], steps_per_execution: int) -> dict[s
 
     Returns:
         What to give to Keras instead. The same where Keras has to do it: for `steps_per_epoch`, datasets of unknown length,
-        generators and `PyDataset`s, and arrays that are not NumPy's or dense tensors or do not fit each other.
+        generators and `PyDataset`s, `class_weight` of arrays, and arrays that are not NumPy's or dense tensors or do not
+        fit each other.
     """
     if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch():
         return reads
@@ -52,7 +53,8 @@ def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any
     num_samples = _common_length(arrays)
     batch_size = reads["batch_size"] or _DEFAULT_BATCH_SIZE
     weighs_outputs = arrays[2] is not None and keras.tree.is_nested(arrays[1])
-    if not num_samples or weighs_outputs or reads["class_weight"] or reads["shuffle"] not in (True, False):
+    weighs_classes = reads["class_weight"] is not None
+    if not num_samples or weighs_outputs or weighs_classes or reads["shuffle"] not in (True, False):
         return reads
     validation = reads["validation_data"]
     if reads["validation_split"] and validation is None:
@@ -114,7 +116,8 @@ def _in_floatx(arrays: Any) -> Any:
     def cast(array: Any) -> Any:
         if array is None or not tf.as_dtype(array.dtype).is_floating:
             return array
-        return tf.cast(array, keras.config.floatx())
+        with tf.device("CPU:0"):
+            return tf.cast(array, keras.config.floatx())
 
     return keras.tree.map_structure(cast, arrays)
 

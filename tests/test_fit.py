@@ -62,6 +62,7 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
     "tensors": lambda: {**ARRAYS, "x": tf.constant(IDS), "y": tf.constant(LABELS)},
     "float64 weights": lambda: {**ARRAYS, "sample_weight": WEIGHTS},
     "class weights": lambda: {**ARRAYS, "class_weight": {0: 0.5, 1: 3.0}},
+    "no class weights": lambda: {**ARRAYS, "class_weight": {}},
     "validation split": lambda: {**ARRAYS, "sample_weight": WEIGHTS, "validation_split": 0.3},
     "validation data": lambda: {**ARRAYS, "validation_data": (IDS[:7], LABELS[:7]), "validation_split": 0.3},
     "steps per epoch": lambda: {**ARRAYS, "steps_per_epoch": 3},
