@@ -34,11 +34,14 @@ OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
 benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
+# Most of a test is Python that builds graphs: two processes take half of the time.
+PYTEST = -m pytest --numprocesses 2 --dist worksteal
+
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python $(PYTEST)
 
 test-latest: $(LATEST_VENV)/.installed
-	$(LATEST_VENV)/bin/python -m pytest
+	$(LATEST_VENV)/bin/python $(PYTEST)
 
 lint: install
 	$(VENV)/bin/ruff check .
