@@ -13,8 +13,8 @@ from keras import ops
 import keras_rafm as kr
 from benchmarks.speed.specs import TensorFlowContender
 
-#: Learning rates have no influence on the time of a step, but on that to a loss: LazyAdam's was chosen on the validation
-#: data of Frappe, for the fewest epochs.
+#: Learning rates have no influence on the time of a step, but on that to a loss: LazyAdam's is the best with the default
+#: `idle_decay` on Frappe's validation data (`benchmarks/README.md`).
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "LazyAdam": lambda: kr.optimizers.LazyAdam(0.016),
     "LazyAdam, idle_decay=0": lambda: kr.optimizers.LazyAdam(0.004, idle_decay=0.0),

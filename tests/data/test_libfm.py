@@ -2,17 +2,15 @@ import gzip
 import math
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import FRAPPE, needs_frappe
 
 from keras_rafm.data import Samples, count_features, libfm, libfm_dataset, read_libfm, write_libfm
-
-SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 many_examples = settings(max_examples=150)
 
@@ -525,12 +523,12 @@ def test_wrong_sizes_and_no_files(write):
 # --- real data
 
 
-@pytest.mark.skipif(not (SHARED_DATA / "frappe").is_dir(), reason="the Frappe data is not in ../shared/data")
+@needs_frappe
 @pytest.mark.parametrize(
     ("part", "num_samples"), [("train.reconstructed", 202_027), ("validation", 57_722), ("test", 28_860)]
 )
 def test_frappe(part, num_samples):
-    path = SHARED_DATA / "frappe" / f"frappe.{part}.libfm.gz"
+    path = FRAPPE / f"frappe.{part}.libfm.gz"
     samples = read_libfm(path, num_features=5382)
     assert samples.ids.shape == (num_samples, 10)
     assert samples.ids.min() == 0
