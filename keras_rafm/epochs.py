@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_rafm.data._batches import gathered_batches
+from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
 
@@ -33,6 +34,10 @@ def with_one_iterator(reads: dict[str, Any], steps_per_execution: int) -> dict[s
         What to give to Keras instead. The same where Keras has to do it: for `steps_per_epoch`, datasets of unknown length,
         generators and `PyDataset`s, `class_weight` of arrays, and arrays that are not NumPy's or dense tensors or do not
         fit each other.
+
+    Raises:
+        TypeError: `batch_size` of arrays is not an integer.
+        ValueError: It is negative.
     """
     if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch():
         return reads
@@ -51,20 +56,21 @@ def with_one_iterator(reads: dict[str, Any], steps_per_execution: int) -> dict[s
 def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any]:
     arrays = keras.tree.lists_to_tuples(tuple(reads[name] for name in ("x", "y", "sample_weight")))
     num_samples = _common_length(arrays)
-    batch_size = reads["batch_size"] or _DEFAULT_BATCH_SIZE
     weighs_outputs = arrays[2] is not None and keras.tree.is_nested(arrays[1])
     weighs_classes = reads["class_weight"] is not None
     if not num_samples or weighs_outputs or weighs_classes or reads["shuffle"] not in (True, False):
         return reads
+    batch_size = positive_int("batch_size", reads["batch_size"] or _DEFAULT_BATCH_SIZE)
     validation = reads["validation_data"]
     if reads["validation_split"] and validation is None:
         num_training = math.floor(num_samples * (1 - reads["validation_split"]))
         if not 0 < num_training < num_samples:
             return reads
-        validation = _packed(_rows(arrays, num_training, num_samples))
+        validation = keras.utils.pack_x_y_sample_weight(*_rows(arrays, num_training, num_samples))
         arrays, num_samples = _rows(arrays, 0, num_training), num_training
     rng = np.random.default_rng(random.getrandbits(128)) if reads["shuffle"] else None
-    batches = gathered_batches(_packed(_in_floatx(arrays)), num_samples, batch_size, drop_remainder=False, rng=rng)
+    packed = keras.utils.pack_x_y_sample_weight(*_in_floatx(arrays))
+    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, rng=rng)
     return {
         **reads,
         **_one_iterator(batches.repeat().prefetch(tf.data.AUTOTUNE), int(batches.cardinality()), steps_per_execution),
@@ -120,7 +126,3 @@ def _in_floatx(arrays: Any) -> Any:
             return tf.cast(array, keras.config.floatx())
 
     return keras.tree.map_structure(cast, arrays)
-
-
-def _packed(arrays: tuple[Any, Any, Any]) -> Any:
-    return keras.utils.pack_x_y_sample_weight(*arrays)

@@ -322,8 +322,8 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     """Adagrad (Duchi et al., JMLR 2011) that touches only the rows of a table that a batch reads.
 
     (Small tables that a `RaFMLayer` reads whole are updated whole, with the same result.) Its result is that of
-    `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as
-    they are. It needs half of the state of Adam.
+    `keras.optimizers.Adagrad` on dense gradients, since Adagrad leaves rows without a gradient as they are. It needs half
+    of the state of Adam.
 
     Args:
         learning_rate: As in `LazyAdam`.

@@ -210,3 +210,9 @@ def test_progress_bar_knows_the_number_of_batches(capsys: pytest.CaptureFixture[
 def test_what_does_not_fit_is_left_to_keras_to_refuse(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_model().fit(**data, verbose=0)
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(-4, ValueError), (4.5, TypeError)])
+def test_wrong_batch_sizes(batch_size: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"`batch_size` must be .*Received: "):
+        make_model().fit(IDS, LABELS, batch_size=batch_size, verbose=0)
