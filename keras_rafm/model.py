@@ -137,6 +137,8 @@ class RaFMModel(keras.Model):
         }
         if not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
             reads = with_one_iterator(reads, self.steps_per_execution)
+            if self.optimizer is not None and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)  # inside the first step it would be traced twice
         return super().fit(
             epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
         )

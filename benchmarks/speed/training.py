@@ -1,8 +1,9 @@
 """Training from scratch until the test log-loss is as low as asked for.
 
-The clock runs in `fit` from the beginning of an epoch to its end; evaluation comes after it and is not counted. Test data
-is looked at for nothing but to stop the clock. The first epoch builds the graph. What training takes without that is also
-told: there the median of the later epochs stands for the first. At least three epochs are done, so that there are some.
+The clock starts before the model is made and stops at the end of an epoch; evaluation is not counted. Test data is looked
+at for nothing but to stop the clock. Up to the end of the first epoch the graph is built. What training takes without that
+is also told: there the median of the later epochs stands for the first. At least three epochs are done, so that there are
+some.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
     while (seed := channel.receive()) is not None:
         keras.backend.clear_session()
         keras.utils.set_random_seed(seed)
-        model = models.build(contender, counts, task["steps_per_execution"])
         clock = _Clock(test, task["log_loss"])
+        model = models.build(contender, counts, task["steps_per_execution"])
         batches = train.dataset(contender.batch_size, shuffle=True, seed=seed)
         model.fit(
             batches.map(lambda inputs, labels: (inputs["ids"], labels)),
@@ -56,10 +57,11 @@ class _Clock(keras.callbacks.Callback):
         self._seconds: list[float] = []
         self._log_losses: list[float] = []
         self._reached_after: int | None = None
-        self._started = 0.0
+        self._started = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._started = time.perf_counter()
+        if epoch > 0:
+            self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._seconds.append(time.perf_counter() - self._started)
