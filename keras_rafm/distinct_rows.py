@@ -14,7 +14,7 @@ _ATTRIBUTE = "_keras_rafm_distinct"
 _READ = "_keras_rafm_read"
 _BY_ROWS, _WITH_OTHERS, _WHOLE = "by rows", "by rows, with others", "whole"
 # Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
-_PASSING = {"Identity", "Reshape", "Cast", "StopGradient"}
+_PASSING = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Cast", "StopGradient"}
 
 
 def declare_distinct(rows: tf.Tensor) -> tf.Tensor:

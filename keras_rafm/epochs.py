@@ -1,59 +1,116 @@
 """What `RaFMModel.fit` reads: the batches of all epochs from one iterator.
 
 Keras starts two iterators per epoch, the second for nothing. Each instantiates all functions of the dataset anew, which
-takes tens of milliseconds: as long as ten training steps. Here one iterator goes over the repeated dataset for as long as
-`fit` lasts. Every epoch reads what it would have read: a dataset is started anew when the first batch of an epoch is
-asked for, never before. Batches of arrays, which depend on nothing else, are got ready ahead of their epoch.
+takes tens of milliseconds: as long as ten training steps. Here one iterator goes over all epochs. Every epoch reads what it
+would have read. Batches of arrays and of `Samples`, which depend on nothing else, are got ready ahead of their epoch; any
+other dataset is started anew when the first batch of an epoch is asked for, never before.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._batches import gathered_batches
+from keras_rafm.data._batches import epochs_of, gathered_batches, num_batches
 from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
 
 
-def with_one_iterator(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any]:
+def with_one_iterator(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     """Arguments of `keras.Model.fit` that read the same from one iterator.
 
     Args:
         reads: `x`, `y`, `sample_weight`, `batch_size`, `shuffle`, `class_weight`, `validation_split`, `validation_data` and
             `steps_per_epoch` as `keras.Model.fit` takes them.
-        steps_per_execution: Of the model.
+        epochs: How many there will be.
 
     Returns:
-        What to give to Keras instead. The same where Keras has to do it: for `steps_per_epoch`, datasets of unknown length,
-        generators and `PyDataset`s, `class_weight` of arrays, and arrays that are not NumPy's or dense tensors or do not
-        fit each other.
+        What to give to Keras instead: a dataset without end, and `steps_per_epoch`. With these Keras executes all steps of
+        the last execution, also those beyond the end of an epoch: `CountedSteps` does not. The same as given where Keras
+        has to do it: for `steps_per_epoch`, datasets of unknown length, generators and `PyDataset`s, `class_weight` of
+        arrays, and arrays that are not NumPy's or dense tensors or do not fit each other.
 
     Raises:
         TypeError: `batch_size` of arrays is not an integer.
         ValueError: It is negative.
     """
-    if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch():
+    if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch() or epochs < 1:
         return reads
     x = reads["x"]
     if isinstance(x, tf.data.Dataset):
         cardinality = int(x.cardinality())
         if cardinality <= 0 or reads["y"] is not None or reads["sample_weight"] is not None:
             return reads
+        several = epochs_of(x)
+        if several is not None:
+            return {**reads, **_endless(several(epochs), cardinality)}
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # behind `repeat` it would read ahead of the epoch
-        endless = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
-        return {**reads, **_one_iterator(endless, cardinality, steps_per_execution)}
-    return _of_arrays(reads, steps_per_execution)
+        repeated = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
+        return {**reads, **_endless(repeated, cardinality)}
+    return _of_arrays(reads, epochs)
 
 
-def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any]:
+class CountedSteps:
+    """Training steps, several in one execution, never beyond the end of an epoch.
+
+    Args:
+        train_step: As that of a `keras.Model`.
+        jit_compile: Whether steps are compiled by XLA.
+        run_eagerly: Whether there is no graph.
+    """
+
+    def __init__(self, train_step: Callable[[Any], Any], jit_compile: bool, run_eagerly: bool) -> None:
+        def one_step(data: Any) -> Any:
+            def present(item: Any) -> Any:  # what Keras does for parts of batches that are not there
+                return None if isinstance(item, tf.experimental.Optional) else item
+
+            return train_step(keras.tree.map_structure(present, data))
+
+        def several_steps(iterator: tf.data.Iterator, number: int) -> Any:
+            for _ in range(number):
+                logs = one_step(next(iterator))
+            return logs
+
+        self._several_steps: Callable[[tf.data.Iterator, Any], Any]
+        if run_eagerly:
+            self._several_steps = several_steps
+        else:
+            self._one_step = tf.function(one_step, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
+            self._several_steps = tf.function(self._loop, reduce_retracing=True, autograph=False)
+
+    def train_function(self, steps_per_execution: int, steps_per_epoch: int) -> Callable[[tf.data.Iterator], Any]:
+        """A `train_function` for `keras.Model.fit`, to be used from the start of an epoch: batches -> logs."""
+        left = 0
+
+        def execute(iterator: tf.data.Iterator) -> Any:
+            nonlocal left
+            left = left or steps_per_epoch
+            number = min(steps_per_execution, left)
+            left -= number
+            return self._several_steps(iterator, tf.constant(number))
+
+        return execute
+
+    def _loop(self, iterator: tf.data.Iterator, number: tf.Tensor) -> Any:
+        logs = self._one_step.get_concrete_function(iterator.element_spec).structured_outputs
+        no_logs = tf.experimental.Optional.empty(tf.nest.map_structure(tf.TensorSpec.from_tensor, logs))
+
+        def body(step: tf.Tensor, _: tf.experimental.Optional) -> tuple[tf.Tensor, tf.experimental.Optional]:
+            return step + 1, tf.experimental.Optional.from_value(self._one_step(iterator.get_next()))
+
+        _, last = tf.while_loop(lambda step, _: step < number, body, [tf.constant(0), no_logs])
+        return last.get_value()
+
+
+def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     arrays = keras.tree.lists_to_tuples(tuple(reads[name] for name in ("x", "y", "sample_weight")))
     num_samples = _common_length(arrays)
     weighs_outputs = arrays[2] is not None and keras.tree.is_nested(arrays[1])
@@ -70,10 +127,10 @@ def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any
         arrays, num_samples = _rows(arrays, 0, num_training), num_training
     rng = np.random.default_rng(random.getrandbits(128)) if reads["shuffle"] else None
     packed = keras.utils.pack_x_y_sample_weight(*_in_floatx(arrays))
-    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, rng=rng)
+    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, rng=rng, epochs=epochs)
     return {
         **reads,
-        **_one_iterator(batches.repeat().prefetch(tf.data.AUTOTUNE), int(batches.cardinality()), steps_per_execution),
+        **_endless(batches.prefetch(tf.data.AUTOTUNE), num_batches(num_samples, batch_size, drop_remainder=False)),
         "y": None,
         "sample_weight": None,
         "shuffle": False,
@@ -82,19 +139,9 @@ def _of_arrays(reads: dict[str, Any], steps_per_execution: int) -> dict[str, Any
     }
 
 
-def _one_iterator(endless: tf.data.Dataset, cardinality: int, steps_per_execution: int) -> dict[str, Any]:
-    """`x` and `steps_per_epoch` for Keras.
-
-    With `steps_per_epoch` Keras stays with the iterator of a dataset without end, but then executes all steps of the last
-    execution, also those beyond the end of an epoch. Where there are such, it gets a dataset that ends, all of whose
-    iterators read on from one.
-    """
-    if cardinality % steps_per_execution:
-        batches = iter(endless)
-        options = tf.data.Options()
-        options.autotune.enabled = False  # to start an iterator sooner
-        options.experimental_optimization.apply_default_optimizations = False
-        endless = tf.data.Dataset.range(cardinality).map(lambda _: batches.get_next()).with_options(options)
+def _endless(batches: tf.data.Dataset, cardinality: int) -> dict[str, Any]:
+    """`x` and `steps_per_epoch` for Keras, which starts a dataset that it knows the end of anew."""
+    endless = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return {"x": endless, "steps_per_epoch": cardinality}
 
 

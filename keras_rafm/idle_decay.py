@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 import keras
 import tensorflow as tf
 
+from keras_rafm.row_access import read_rows, write_rows
+
 _ATTRIBUTE = "_keras_rafm_idle_decay"
 _BYTES_AT_ONCE = 2**24
 
@@ -64,7 +66,7 @@ class IdleDecay:
         factors = self._factors(total, rows, dtype)
         with tf.control_dependencies([factors]):
             self._sum.value.assign(total)
-            self._marks.value.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(rows), total), rows))
+            write_rows(self._marks.value, rows, tf.fill(tf.shape(rows), total))
         return factors
 
     def settle(self, table: keras.Variable) -> None:
@@ -78,7 +80,7 @@ class IdleDecay:
         self._settled_at.assign(total)
 
     def _factors(self, total: tf.Tensor, rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        return tf.exp(tf.cast(total - tf.gather(self._marks.value, rows), dtype))
+        return tf.exp(tf.cast(total - read_rows(self._marks.value, rows), dtype))
 
 
 def log_of_decay(rate: tf.Tensor) -> tf.Tensor:
@@ -118,7 +120,7 @@ def _settle(table: tf.Variable, marks: tf.Variable, total: tf.Tensor) -> None:
     block = max(1, _BYTES_AT_ONCE // (width * table.dtype.size))
     for start in range(0, table.shape[0], block):
         rows = tf.range(start, min(start + block, table.shape[0]))
-        factors = tf.exp(tf.cast(total - tf.gather(marks, rows), table.dtype))
+        factors = tf.exp(tf.cast(total - read_rows(marks, rows), table.dtype))
         factors = tf.reshape(factors, [-1] + [1] * (table.shape.rank - 1))
-        table.scatter_update(tf.IndexedSlices(tf.gather(table, rows) * factors, rows))
-        marks.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(rows), total), rows))
+        write_rows(table, rows, read_rows(table, rows) * factors)
+        write_rows(marks, rows, tf.fill(tf.shape(rows), total))

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_rafm import interactions
 from keras_rafm.arguments import distinct_ids, finite_array, integer, integer_or_none, one_of, weights_per_level
-from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole
+from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
 from keras_rafm.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
@@ -23,6 +23,7 @@ from keras_rafm.lookup import find_reads, head_size, ranges_of_slots
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
+from keras_rafm.row_access import read_rows
 from keras_rafm.row_sums import TableSums, sum_tables
 from keras_rafm.scopes import active_recording, inference, is_serving
 
@@ -613,7 +614,9 @@ def _look_up(table: keras.Variable, rows: tf.Tensor, dtype: str) -> tf.Tensor:
     values = table.value
     if tf.distribute.get_strategy().num_replicas_in_sync > 1 and active_recording() is None:
         values = with_dense_gradient(values)
-    found = tf.gather(values, rows)
+    if is_read_whole(table):
+        values = tf.convert_to_tensor(values)  # a variable that was once read by rows is copied whenever it is read whole
+    found = read_rows(values, rows)
     decay = None if is_serving() else idle_decay_of(table)
     if decay is not None:
         found = decayed(found, decay.pending(rows, found.dtype))

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.epochs import with_one_iterator
+from keras_rafm.epochs import CountedSteps, with_one_iterator
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
@@ -67,6 +67,7 @@ class RaFMModel(keras.Model):
         self._graph = _CutGraph(downstreams, list(joining.values()), self)
         self._dependent_loss_trackers: list[keras.metrics.Metric] = []
         self._loss_weights = None
+        self._counted_steps: CountedSteps | None = None
 
     def compile(self, optimizer: Any = None, loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.compile`; resolves the lower losses from the loss.
@@ -86,6 +87,7 @@ class RaFMModel(keras.Model):
             self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
         settle(self.variables)
         super().compile(optimizer=optimizer or LazyAdam(), loss=loss, loss_weights=loss_weights, **kwargs)
+        self._counted_steps = None
         row_sparse = row_sparse_optimizer(self.optimizer)
         if row_sparse is not None:
             row_sparse.attach()
@@ -135,13 +137,31 @@ class RaFMModel(keras.Model):
             "validation_data": validation_data,
             "steps_per_epoch": steps_per_epoch,
         }
-        if not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
-            reads = with_one_iterator(reads, self.steps_per_execution)
-            if self.optimizer is not None and not self.optimizer.built:
+        train_function = self.train_function
+        if self.compiled and not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
+            if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)  # inside the first step it would be traced twice
-        return super().fit(
-            epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
-        )
+            reads, train_function = self._with_one_iterator(reads, epochs - initial_epoch)
+        of_keras, self.train_function = self.train_function, train_function
+        try:
+            return super().fit(
+                epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
+            )
+        finally:
+            if train_function is not of_keras:
+                self.train_function = of_keras
+
+    def _with_one_iterator(self, reads: dict[str, Any], epochs: int) -> tuple[dict[str, Any], Any]:
+        """What `fit` gives to Keras to read, and the function that trains with it: `None` for the one that Keras makes."""
+        several = self.steps_per_execution > 1
+        if several and type(self).make_train_function is not keras.Model.make_train_function:
+            return reads, self.train_function
+        from_one = with_one_iterator(reads, epochs)
+        if from_one is reads or not several:
+            return from_one, self.train_function
+        if self._counted_steps is None:
+            self._counted_steps = CountedSteps(self.train_step, self.jit_compile, self.run_eagerly)
+        return from_one, self._counted_steps.train_function(self.steps_per_execution, from_one["steps_per_epoch"])
 
     def get_weights(self) -> list[Any]:
         """As `keras.Model.get_weights`, with the decay that waits on idle rows done, as in all that follow here."""

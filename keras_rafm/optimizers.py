@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras_rafm.distinct_rows import is_read_by_rows, is_read_whole, is_read_with_others, merged, without_zeros
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
+from keras_rafm.row_access import read_rows, write_rows
 from keras_rafm.versions import HAS_SLOW_ROWS
 
 
@@ -278,17 +279,17 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
         self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
     ) -> None:
         momentum, velocity = self._moments(variable)
-        first = tf.gather(momentum, rows)
+        first = read_rows(momentum, rows)
         first += (gradient - first) * (1 - self.beta_1)
-        second = tf.gather(velocity, rows)
+        second = read_rows(velocity, rows)
         second += (tf.square(gradient) - second) * (1 - self.beta_2)
-        _assign_rows(momentum, rows, first)
-        _assign_rows(velocity, rows, second)
+        write_rows(momentum, rows, first)
+        write_rows(velocity, rows, second)
         step_size = (
             learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
         )
         change = step_size * first / (tf.sqrt(second) + self.epsilon)
-        _assign_rows(variable, rows, _rows_of(variable, rows, decay) - change)
+        write_rows(variable, rows, _rows_of(variable, rows, decay) - change)
 
     def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         momentum, velocity = self._moments(variable)
@@ -367,13 +368,13 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     ) -> None:
         if HAS_SLOW_ROWS:
             accumulator = self._accumulators[self._get_variable_index(variable)].value
-            sums = tf.gather(accumulator, rows) + tf.square(gradient)
-            _assign_rows(accumulator, rows, sums)
+            sums = read_rows(accumulator, rows) + tf.square(gradient)
+            write_rows(accumulator, rows, sums)
             change = learning_rate * gradient * tf.math.rsqrt(sums)
-            _assign_rows(variable, rows, _rows_of(variable, rows, decay) - change)
+            write_rows(variable, rows, _rows_of(variable, rows, decay) - change)
             return
         if decay is not None:
-            _assign_rows(variable, rows, _rows_of(variable, rows, decay))
+            write_rows(variable, rows, _rows_of(variable, rows, decay))
         tf.raw_ops.ResourceSparseApplyAdagradV2(grad=gradient, indices=rows, **self._arguments(variable, learning_rate))
 
     def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
@@ -520,11 +521,7 @@ class _Once:
         self._results = {}
 
 
-def _assign_rows(variable: Any, rows: tf.Tensor, values: tf.Tensor) -> None:
-    variable.scatter_update(tf.IndexedSlices(values, rows))
-
-
 def _rows_of(variable: Any, rows: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
     """Rows of a table, each multiplied with its decay if there is one."""
-    found = tf.gather(variable, rows)
+    found = read_rows(variable, rows)
     return found if decay is None else found * tf.reshape(decay, [-1] + [1] * (variable.shape.rank - 1))

@@ -206,3 +206,15 @@ def test_16_bit_tables_are_read_by_rows() -> None:
     layer = large_random_layer(PLAN, dtype="bfloat16")
     _, found = gradients(layer, np.array([[0, 1]]))
     assert isinstance(found["free_1"], tf.IndexedSlices)
+
+
+def test_inference_does_not_read_tables_by_rows_that_training_reads_whole() -> None:
+    """TensorFlow would copy them whenever training reads them from then on."""
+    layer = kr.RaFMLayer(PLAN, max_dense_rows=7)
+    layer(np.array([[0, 1]]), training=True)
+    graph = tf.function(lambda ids: layer(ids)).get_concrete_function(tf.TensorSpec([None, 2], tf.int32)).graph
+    handles = {id(inner): outer for outer, inner in graph.captures}
+    lookups = [op for op in graph.get_operations() if op.type in ("ResourceGather", "ResourceGatherNd")]
+    by_rows = {id(handles[id(op.inputs[0])]) for op in lookups}
+    names = {variable.name for variable in layer.variables if id(variable.value.handle) in by_rows}
+    assert names == {"linear", "free_1"}

@@ -38,6 +38,11 @@ def batches(size: int = BATCH_SIZE) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((IDS, LABELS)).batch(size)
 
 
+def ragged_batches() -> tf.data.Dataset:
+    ragged = tf.RaggedTensor.from_tensor(IDS, lengths=[2 + i % 2 for i in range(23)])
+    return tf.data.Dataset.from_tensor_slices((ragged, LABELS)).batch(BATCH_SIZE)
+
+
 def of_unknown_length() -> tf.data.Dataset:
     return batches().filter(lambda ids, labels: True)
 
@@ -68,6 +73,7 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
     "steps per epoch": lambda: {**ARRAYS, "steps_per_epoch": 3},
     "initial epoch": lambda: {**ARRAYS, "initial_epoch": 1},
     "dataset": lambda: {"x": batches()},
+    "dataset of ragged ids": lambda: {"x": ragged_batches()},
     "dataset, class weights": lambda: {"x": batches(), "class_weight": {0: 0.5, 1: 3.0}},
     "dataset of unknown length": lambda: {"x": of_unknown_length()},
     "endless dataset": lambda: {"x": batches().repeat(), "steps_per_epoch": 3},
@@ -167,6 +173,80 @@ def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_executio
     make_model(steps_per_execution).fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[at_end])
     assert started_at_end == [1, 2, 3]
     assert len(starts) == 3
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
+def test_samples_have_the_orders_of_as_many_iterations(steps_per_execution: int) -> None:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    model = Recorder({"ids": ids}, kr.RaFMLayer(PLAN)(ids))
+    model.seen = []
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True, steps_per_execution=steps_per_execution)
+    samples = kr.data.Samples(IDS, np.ones(IDS.shape, np.float32), np.arange(23, dtype=np.float32))
+
+    def shuffled() -> tf.data.Dataset:
+        return samples.dataset(BATCH_SIZE, shuffle=True, seed=4, with_values=False)
+
+    def labels(dataset: tf.data.Dataset) -> list[float]:
+        return np.concatenate([labels for _, labels in dataset.as_numpy_iterator()]).ravel().tolist()
+
+    fitted, read = shuffled(), shuffled()
+    for epochs in (2, 3):  # reading ahead must not take the order of a later epoch
+        model.fit(fitted, epochs=epochs, verbose=0, shuffle=False)
+    assert [len(labels) for labels in model.seen] == 5 * [8, 8, 7]
+    expected = [labels(read) for _ in range(6)]
+    assert np.concatenate(model.seen).ravel().tolist() == sum(expected[:5], [])
+    assert labels(fitted) == expected[5]
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_other_ways_to_train_after_fit(run_eagerly: bool) -> None:
+    ours, theirs = make_model(2, run_eagerly), make_model(2, run_eagerly)
+    for model, fit in ((ours, ours.fit), (theirs, lambda *args, **kwargs: fit_as_keras(theirs, *args, **kwargs))):
+        for _ in range(2):
+            fit(batches(), epochs=1, verbose=0, shuffle=False)
+            fit(generator(), steps_per_epoch=2, epochs=1, verbose=0, shuffle=False)
+            model.train_on_batch(IDS[:5], LABELS[:5])
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert ours.optimizer.iterations.numpy() == theirs.optimizer.iterations.numpy() == 12
+
+
+def test_a_train_function_of_ones_own_is_used() -> None:
+    calls = []
+
+    class OwnFunction(kr.RaFMModel):
+        def make_train_function(self, force: bool = False) -> None:
+            super().make_train_function(force)
+            of_keras = self.train_function
+
+            def counting(iterator: tf.data.Iterator) -> Any:
+                calls.append(iterator)
+                return of_keras(iterator)
+
+            self.train_function = counting
+
+    ids = keras.Input((3,), dtype="int32")
+    model = OwnFunction(ids, kr.RaFMLayer(PLAN)(ids))
+    model.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=2)
+    model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
+    assert len(calls) == 4
+    assert model.optimizer.iterations.numpy() == 6
+
+
+def test_a_step_is_traced_once() -> None:
+    traced = []
+
+    class Traced(kr.RaFMModel):
+        def train_step(self, data: Any) -> dict[str, Any]:
+            traced.append(data)
+            return super().train_step(data)
+
+    ids = keras.Input((3,), dtype="int32")
+    model = Traced(ids, kr.RaFMLayer(PLAN)(ids))
+    model.compile(kr.optimizers.LazyAdam(), "mse", steps_per_execution=2)
+    for _ in range(2):
+        model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
+    assert len(traced) == 1
 
 
 def test_training_stopped_in_the_midst_of_an_epoch_starts_anew() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_rafm.row_access import read_rows
+
+_EPOCHS = "_keras_rafm_epochs"
 _ROWS_AT_ONCE = 2**15  # functions of tf.data take as long to call as thousands of rows to gather
 
 
@@ -16,8 +20,30 @@ def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
     return num_samples // batch_size if drop_remainder else -(-num_samples // batch_size)
 
 
+def on_cpu(arrays: Any) -> Any:
+    """Arrays in any nesting as tensors in the memory of the host."""
+    with tf.device("CPU:0"):
+        return keras.tree.map_structure(tf.convert_to_tensor, arrays)
+
+
+def declare_epochs(dataset: tf.data.Dataset, epochs: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:
+    """Say how to get several epochs of a dataset in one iteration, which may read ahead. Returns the dataset."""
+    setattr(dataset, _EPOCHS, epochs)
+    return dataset
+
+
+def epochs_of(dataset: tf.data.Dataset) -> Callable[[int], tf.data.Dataset] | None:
+    """How to get several epochs of a dataset in one iteration, if it was declared."""
+    return getattr(dataset, _EPOCHS, None)
+
+
 def gathered_batches(
-    arrays: Any, num_samples: int, batch_size: int, drop_remainder: bool, rng: np.random.Generator | None
+    arrays: Any,
+    num_samples: int,
+    batch_size: int,
+    drop_remainder: bool,
+    rng: np.random.Generator | None,
+    epochs: int = 1,
 ) -> tf.data.Dataset:
     """Batches of arrays that have one row per sample.
 
@@ -26,41 +52,55 @@ def gathered_batches(
         num_samples: `N`.
         batch_size: `B`.
         drop_remainder: Leave out a last batch of less than `batch_size` samples.
-        rng: Puts the rows in a new order at every iteration; `None` keeps theirs.
+        rng: Puts the rows in a new order in every epoch; `None` keeps theirs.
+        epochs: How many come one after the other in one iteration.
 
     Returns:
         A dataset with known cardinality of `[B, …]` tensors in the structure of `arrays`.
     """
-    with tf.device("CPU:0"):
-        held = keras.tree.map_structure(tf.convert_to_tensor, arrays)
+    held = on_cpu(arrays)
 
     def gathered(rows: tf.Tensor) -> Any:
-        return keras.tree.map_structure(lambda tensor: tf.gather(tensor, rows), held)
+        return keras.tree.map_structure(lambda tensor: read_rows(tensor, rows), held)
 
-    blocks = _blocks_of_rows(num_samples, max(1, _ROWS_AT_ONCE // batch_size) * batch_size, rng).map(gathered)
-    batches = blocks.rebatch(batch_size, drop_remainder)
-    cardinality = num_batches(num_samples, batch_size, drop_remainder)
-    return batches.apply(tf.data.experimental.assert_cardinality(cardinality))
+    number = num_batches(num_samples, batch_size, drop_remainder)
+    num_rows = min(num_samples, number * batch_size)
+    block_size = max(1, _ROWS_AT_ONCE // batch_size) * batch_size
+    blocks = _blocks_of_rows(num_samples, num_rows, block_size, rng, epochs).map(gathered)
+    remainder = num_rows % batch_size
+    sizes = np.array([batch_size] * (number - 1) + [remainder], np.int64) if remainder else batch_size
+    batches = blocks.rebatch(sizes, drop_remainder)
+    return batches.apply(tf.data.experimental.assert_cardinality(epochs * number))
 
 
-def _blocks_of_rows(num_samples: int, size: int, rng: np.random.Generator | None) -> tf.data.Dataset:
-    """The rows of each block, int64 `[size]`, the last one shorter; in a new order at every iteration with a generator."""
+def _blocks_of_rows(
+    num_samples: int, num_rows: int, size: int, rng: np.random.Generator | None, epochs: int
+) -> tf.data.Dataset:
+    """The rows of each block, int64 `[size]`, the last one of an epoch shorter.
+
+    Args:
+        num_samples: How many rows there are.
+        num_rows: How many of them are taken in every epoch.
+        size: Of a block.
+        rng: Puts the rows in a new order in every epoch.
+        epochs: How many there are.
+    """
 
     def in_order(number: tf.Tensor) -> tf.Tensor:
         start = number * size
-        return tf.range(start, tf.minimum(start + size, num_samples))
+        return tf.range(start, tf.minimum(start + size, num_rows))
 
-    numbers = tf.data.Dataset.range(num_batches(num_samples, size, drop_remainder=False))
+    numbers = tf.data.Dataset.range(num_batches(num_rows, size, drop_remainder=False)).repeat(epochs)
     if rng is None:
         return numbers.map(in_order)
 
     def draw_order() -> tf.Tensor:
         drawn = tf.numpy_function(lambda: rng.permutation(num_samples).astype(np.int64, copy=False), [], tf.int64)
-        return tf.ensure_shape(drawn, [num_samples])
+        return tf.ensure_shape(drawn, [num_samples])[:num_rows]
 
     def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         order = tf.cond(tf.equal(number, 0), draw_order, lambda: order)
         return order, order[number * size : (number + 1) * size]
 
-    # The order is carried from block to block. A nested dataset per iteration would take tens of milliseconds to start.
-    return numbers.scan(tf.zeros([num_samples], tf.int64), next_rows)
+    # The order is carried from block to block. A nested dataset per epoch would take tens of milliseconds to start.
+    return numbers.scan(tf.zeros([num_rows], tf.int64), next_rows)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import gathered_batches
+from keras_rafm.data._batches import declare_epochs, gathered_batches, on_cpu
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -128,9 +128,13 @@ class Samples:
         """
         size = positive_int("batch_size", batch_size)
         inputs = self.inputs() if with_values else {"ids": self.ids}
+        arrays = on_cpu((inputs, self.labels[:, np.newaxis]))
         rng = np.random.default_rng(seed) if shuffle else None
-        batches = gathered_batches((inputs, self.labels[:, np.newaxis]), len(self), size, drop_remainder, rng)
-        return batches.prefetch(tf.data.AUTOTUNE)
+
+        def batches(epochs: int) -> tf.data.Dataset:
+            return gathered_batches(arrays, len(self), size, drop_remainder, rng, epochs).prefetch(tf.data.AUTOTUNE)
+
+        return declare_epochs(batches(1), batches)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:

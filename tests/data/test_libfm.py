@@ -450,7 +450,9 @@ def test_the_malformed_file_of_several_is_named(write):
     assert errors_of_both_readers([good, bad]).startswith(f"{bad}, line 2: ")
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", " \t\r\n", pytest.param(gzip.compress(b""), id="empty gzip")])
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "# only a comment\n", " \t\r\n", pytest.param(gzip.compress(b""), id="empty gzip")]
+)
 def test_files_without_samples(write, text):
     good, empty = write(GOOD, "good"), write(text, "empty")
     message = f"{empty}: expected at least one sample, found none"
