@@ -1,7 +1,8 @@
 """Peak memory of a training process against what it has to hold: `python -m benchmarks.memory`.
 
 An FM of rank 8 trains on a few batches of 4,096 samples with 39 log-uniform ids, in a process of its own for each number of
-features. The peak is `ru_maxrss` at its end, minus that of a process that has imported everything and trained a tiny model.
+features. The peak is `ru_maxrss` at its end, minus that of a process that has imported everything and trained a tiny model
+on as many samples in batches of 16.
 It is held against tables + optimizer slots + slot map + what one batch needs (`held_bytes`, `batch_bytes`).
 """
 
@@ -79,7 +80,7 @@ def main() -> None:
 def run(python: str, log: Log, runs: Sequence[tuple[int, str]] = DEFAULT_RUNS) -> CaseResult:
     """One process after the other."""
     log("a process with a tiny model")
-    tiny = _contender(1000, "SparseAdagrad", batch_size=16, num_samples=64)
+    tiny = _contender(1000, "SparseAdagrad", batch_size=16, num_samples=_BATCHES * _BATCH)
     baseline = _measure(python, tiny)["peak"]
     footprints = []
     for num_features, optimizer in runs:
@@ -157,7 +158,9 @@ def _result(footprints: list[Footprint], baseline: int) -> CaseResult:
         )
         for found in footprints
     ]
-    notes = [f"All peaks are over the {baseline / 1e6:,.0f} MB of a process that has trained a tiny model."]
+    notes = [
+        f"All peaks are over the {baseline / 1e6:,.0f} MB of a process that has trained a tiny model on as many samples."
+    ]
     raw = {
         "baseline": baseline,
         "processes": [

@@ -59,6 +59,8 @@ class RaFMModel(keras.Model):
     ```
     """
 
+    train_function: Any
+
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         downstreams = find_downstreams(self.outputs, list(self._flatten_layers(include_self=False)))
