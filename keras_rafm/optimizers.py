@@ -336,7 +336,7 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
             Keras.
 
     Raises:
-        ValueError: As `LazyAdam`.
+        ValueError: As `LazyAdam`; or `initial_accumulator_value` plus `epsilon` is not above 0.
     """
 
     def __init__(
@@ -348,6 +348,11 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
         name: str = "sparse_adagrad",
         **kwargs: Any,
     ) -> None:
+        if not initial_accumulator_value + epsilon > 0:  # the step of a row without a gradient would be 0 / 0
+            raise ValueError(
+                "`initial_accumulator_value` plus `epsilon` must be above 0. "
+                f"Received: initial_accumulator_value={initial_accumulator_value}, epsilon={epsilon}"
+            )
         super().__init__(
             learning_rate=learning_rate,
             # TensorFlow's kernel adds epsilon to the root, Keras adds it to the sum: so it is in the sum from the start.

@@ -554,6 +554,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="LazyAdam has no `amsgrad`"):
             kr.optimizers.LazyAdam(0.1, amsgrad=True)
 
+    @pytest.mark.parametrize(("start", "epsilon"), [(0.0, 0.0), (-0.1, 0.05), (float("nan"), 0.1)])
+    def test_adagrad_that_divides_zero_by_zero(self, start: float, epsilon: float) -> None:
+        with pytest.raises(ValueError, match=r"`initial_accumulator_value` plus `epsilon` must be above 0\. Received: "):
+            kr.optimizers.SparseAdagrad(0.1, initial_accumulator_value=start, epsilon=epsilon)
+
     @KINDS
     def test_unknown_options(self, make: Callable[..., Any]) -> None:
         with pytest.raises(ValueError, match="bta_1"):
