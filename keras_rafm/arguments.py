@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,21 @@ def integer_or_none(given: Any, name: str) -> int | None:
         return None if given is None else integer(given, name)
     except TypeError:
         raise TypeError(f"`{name}` must be an integer or None. Received: {given!r}") from None
+
+
+def integer_or_auto(given: Any, name: str, at_least: int) -> int | Literal["auto"]:
+    """The integer that is given, or `"auto"`.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is less than `at_least`.
+    """
+    if isinstance(given, str) and given == "auto":
+        return "auto"
+    try:
+        return integer(given, name, at_least)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer or 'auto'. Received: {given!r}") from None
 
 
 def weights_per_level(given: Any, size: int, name: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 _ATTRIBUTE = "_keras_rafm_distinct"
 _READ = "_keras_rafm_read"
-_BY_ROWS, _WITH_OTHERS, _WHOLE = "by rows", "by rows, with others", "whole"
+_BY_ROWS, _WITH_OTHERS, _WHOLE, _ALWAYS_WHOLE = "by rows", "by rows, with others", "whole", "always whole"
 # Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
 _PASSING = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Cast", "StopGradient"}
 
@@ -38,9 +38,14 @@ def declare_read_by_rows(table: keras.Variable, with_others: bool = False) -> No
     setattr(table, _READ, _WITH_OTHERS if with_others else _BY_ROWS)
 
 
-def declare_read_whole(table: keras.Variable) -> None:
-    """Say that a variable is a small table of rows, which training reads as a whole: its gradient is dense."""
-    setattr(table, _READ, _WHOLE)
+def declare_read_whole(table: keras.Variable, always: bool) -> None:
+    """Say that a variable is a small table of rows, which training reads as a whole: its gradient is dense.
+
+    Args:
+        table: The variable.
+        always: Whether another graph can't read it by rows.
+    """
+    setattr(table, _READ, _ALWAYS_WHOLE if always else _WHOLE)
 
 
 def is_read_by_rows(table: keras.Variable) -> bool:
@@ -55,7 +60,12 @@ def is_read_with_others(table: keras.Variable) -> bool:
 
 def is_read_whole(table: keras.Variable) -> bool:
     """Whether it was declared so."""
-    return getattr(table, _READ, None) == _WHOLE
+    return getattr(table, _READ, None) in (_WHOLE, _ALWAYS_WHOLE)
+
+
+def is_always_read_whole(table: keras.Variable) -> bool:
+    """Whether it was declared so."""
+    return getattr(table, _READ, None) == _ALWAYS_WHOLE
 
 
 def without_zeros(gradient: tf.Tensor | tf.IndexedSlices) -> tf.IndexedSlices:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._batches import epochs_of, gathered_batches, num_batches
+from keras_rafm.data._batches import batch_size_of, epochs_of, gathered_batches, num_batches
 from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
@@ -56,6 +56,18 @@ def with_one_iterator(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
         repeated = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
         return {**reads, **_endless(repeated, cardinality)}
     return _of_arrays(reads, epochs)
+
+
+def known_batch_size(reads: dict[str, Any]) -> int | None:
+    """How many samples a batch has that `keras.Model.fit` is going to read with these arguments, if that can be known."""
+    x, given = reads["x"], reads["batch_size"]
+    if isinstance(x, tf.data.Dataset):
+        return batch_size_of(x)
+    are_arrays = x is not None and all(hasattr(array, "shape") for array in keras.tree.flatten(x))
+    if not are_arrays:
+        return None
+    is_valid = isinstance(given, (int, np.integer)) and given > 0
+    return int(given) if is_valid else _DEFAULT_BATCH_SIZE
 
 
 class CountedSteps:

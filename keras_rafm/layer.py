@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_rafm import interactions
-from keras_rafm.arguments import distinct_ids, finite_array, integer, integer_or_none, one_of, weights_per_level
+from keras_rafm.arguments import distinct_ids, finite_array, integer_or_auto, integer_or_none, one_of, weights_per_level
 from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
 from keras_rafm.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
@@ -25,9 +25,12 @@ from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
 from keras_rafm.row_access import read_rows
 from keras_rafm.row_sums import TableSums, sum_tables
-from keras_rafm.scopes import active_recording, inference, is_serving
+from keras_rafm.scopes import active_recording, expected_batch_size, inference, is_serving
 
 _UNSET_SLOT = -1
+# `max_dense_rows="auto"`, both by measurement: `benchmarks/README.md`.
+_MOST_DENSE_ROWS = 8192
+_OCCURRENCES_PER_DENSE_ROW = 2
 _SMALL_TABLE_BYTES = 2**26
 
 
@@ -78,10 +81,11 @@ class RaFMLayer(keras.layers.Layer):
             `1 … m−1`, or `"auto"`: a measured value that depends on the family of the loss.
         max_dense_rows: In training, the tables of the highest levels are read whole and get dense gradients, as many levels
             as have no more features than this together; of all others the rows that the batch reads are looked up, and
-            their gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than rows of it,
-            unless a batch reads only a few of them: choose less for wide tables and small batches, 0 for none. Their
-            idle rows take part in every step, as with Keras' optimizers: under `LazyAdam` they move on by their momentum.
-            With penalties over the batch (`factors_l2_scope`) and in 16-bit variables all tables are read by rows.
+            their gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than many rows of it.
+            Its idle rows take part in every step, as with Keras' optimizers: under `LazyAdam` they move on by their
+            momentum. `"auto"`: 8192; in `RaFMModel.fit`, if the batch size can be known, less where a batch has less than
+            two occurrences per row. That is decided when `fit` first makes a graph. With penalties over the batch
+            (`factors_l2_scope`) and in 16-bit variables all tables are read by rows.
         seed: Integer from which every table's initialisation is drawn, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -105,7 +109,7 @@ class RaFMLayer(keras.layers.Layer):
         linear_l2: float = 0.0,
         dependent_gradient: DependentGradient = "both",
         dependent_loss_weight: str | float | Sequence[float] = "auto",
-        max_dense_rows: int = 8192,
+        max_dense_rows: int | Literal["auto"] = "auto",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -131,12 +135,15 @@ class RaFMLayer(keras.layers.Layer):
             self.dependent_loss_weight = weights_per_level(
                 dependent_loss_weight, plan.num_levels - 1, "dependent_loss_weight"
             )
-        self.max_dense_rows = integer(max_dense_rows, "max_dense_rows", at_least=0)
+        self.max_dense_rows = integer_or_auto(max_dense_rows, "max_dense_rows", at_least=0)
         # The decay of one step, which whole tables take in every step, is lost in the rounding of 16-bit variables.
         by_rows = tf.as_dtype(self.variable_dtype).size < 4
         by_rows |= self.factors_l2_scope == "batch" and bool(any(self.factors_l2) or self.linear_l2)
-        # The slots whose tables are read whole in training.
-        self._head = 0 if by_rows else head_size(plan.level_sizes, self.max_dense_rows)
+        # The slots whose tables are read whole in training if batches are large.
+        at_most = _MOST_DENSE_ROWS if self.max_dense_rows == "auto" else self.max_dense_rows
+        self._head = 0 if by_rows else head_size(plan.level_sizes, at_most)
+        # A penalty over whole tables has a gradient as large as they are anyway.
+        self._head_is_fixed = self.max_dense_rows != "auto" or bool(any(self.factors_l2) or self.linear_l2)
         self.seed = integer_or_none(seed, "seed")
 
     @property
@@ -218,12 +225,7 @@ class RaFMLayer(keras.layers.Layer):
                 )
         self.free_tables = tuple(free_tables)
         self.dependent_tables = tuple(dependent_tables)
-        if self.linear_weights is not None:
-            self._declare_read(self.linear_weights, 0, self.num_features)
-        for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
-            self._declare_read(free_tables[index], above, size)
-            if index < self.num_levels - 1:
-                self._declare_read(dependent_tables[index], 0, above)
+        self._declare_reads(self._head)
         self._initial_slots = None
         self.built = True
 
@@ -245,7 +247,7 @@ class RaFMLayer(keras.layers.Layer):
             tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
         """
         with contextlib.nullcontext() if training else inference():
-            linear, levels, penalty = self._terms(inputs, self._head if training else 0)
+            linear, levels, penalty = self._terms(inputs, self._head_for(inputs) if training else 0)
         if penalty is not None:
             self.add_loss(_as_loss(penalty))
         if training:
@@ -506,12 +508,34 @@ class RaFMLayer(keras.layers.Layer):
     def _as_output(self, scores: tf.Tensor) -> tf.Tensor:
         return tf.cast(scores, self.compute_dtype)[:, None]
 
-    def _declare_read(self, table: keras.Variable, start: int, end: int) -> None:
-        """Tell optimizers how a table of slots `start … end − 1` is read in training."""
-        if end <= self._head:
-            declare_read_whole(table)
-        else:
-            declare_read_by_rows(table, with_others=start < self._head)
+    def _head_for(self, inputs: Any) -> int:
+        """The slots whose tables are read whole in this graph of a training step; tells optimizers."""
+        if self._head_is_fixed or self._head == 0:
+            return self._head
+        head, batch_size = self._head, expected_batch_size()
+        ids = inputs["ids"] if isinstance(inputs, Mapping) else inputs
+        shape = tf.TensorShape(None if isinstance(ids, tf.SparseTensor) else getattr(ids, "shape", None))
+        num_fields = shape[1] if shape.rank == 2 else None
+        if batch_size is not None and num_fields is not None:
+            head = head_size(self.level_sizes, min(head, batch_size * num_fields // _OCCURRENCES_PER_DENSE_ROW))
+        self._declare_reads(head)
+        return head
+
+    def _declare_reads(self, head: int) -> None:
+        """Tell optimizers how each table is read in training."""
+
+        def declare(table: keras.Variable, start: int, end: int) -> None:
+            if end <= head:
+                declare_read_whole(table, always=self._head_is_fixed)
+            else:
+                declare_read_by_rows(table, with_others=start < head)
+
+        if self.linear_weights is not None:
+            declare(self.linear_weights, 0, self.num_features)
+        for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
+            declare(self.free_tables[index], above, size)
+            if index < self.num_levels - 1:
+                declare(self.dependent_tables[index], 0, above)
 
     def _range_of_level(self, level: int) -> tuple[int, int]:
         """The end and the start of the slots of a level, whose tables are settled for a look at them."""

@@ -11,13 +11,13 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.epochs import CountedSteps, with_one_iterator
+from keras_rafm.epochs import CountedSteps, known_batch_size, with_one_iterator
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
 from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
 from keras_rafm.replicas import each_row_on_one_replica
-from keras_rafm.scopes import LevelScores, recording_level_scores, serving
+from keras_rafm.scopes import LevelScores, batches_of, recording_level_scores, serving
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -70,6 +70,7 @@ class RaFMModel(keras.Model):
         self._dependent_loss_trackers: list[keras.metrics.Metric] = []
         self._loss_weights = None
         self._counted_steps: CountedSteps | None = None
+        self._batch_size: int | None = None
 
     def compile(self, optimizer: Any = None, loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
         """As `keras.Model.compile`; resolves the lower losses from the loss.
@@ -139,6 +140,11 @@ class RaFMModel(keras.Model):
             "validation_data": validation_data,
             "steps_per_epoch": steps_per_epoch,
         }
+        settle(self.variables)
+        batch_size = known_batch_size(reads)
+        if batch_size is not None:
+            batch_size = max(1, batch_size // self.distribute_strategy.num_replicas_in_sync)
+        self._batch_size = batch_size
         train_function = self.train_function
         if self.compiled and not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
             if not self.optimizer.built:
@@ -226,7 +232,8 @@ class RaFMModel(keras.Model):
         if tf.distribute.has_strategy() or self._graph.bypasses_call:
             checked = check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
-            with tf.control_dependencies(checked), recording_level_scores() as level_scores:
+            expected = batches_of(self._batch_size)
+            with tf.control_dependencies(checked), expected, recording_level_scores() as level_scores:
                 y_pred, joining_values = self._graph.forward(x)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)

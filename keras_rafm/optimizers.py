@@ -16,7 +16,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import is_read_by_rows, is_read_whole, is_read_with_others, merged, without_zeros
+from keras_rafm.distinct_rows import (
+    is_always_read_whole,
+    is_read_by_rows,
+    is_read_whole,
+    is_read_with_others,
+    merged,
+    without_zeros,
+)
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
 from keras_rafm.row_access import read_rows, write_rows
@@ -61,7 +68,7 @@ class RowSparse(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self._decays: tuple[IdleDecay | None, ...] = tuple(
-            self._decay_of(variable) if self._decays_rows_of(variable) and not is_read_whole(variable) else None
+            self._decay_of(variable) if self._decays_rows_of(variable) and not is_always_read_whole(variable) else None
             for variable in variables
         )
 
@@ -121,8 +128,9 @@ class RowSparse(keras.optimizers.Optimizer):
             learning_rate: A scalar.
         """
         index = self._get_variable_index(variable)
-        decay, table = self._decays[index], self._trainable_variables[index]
+        table = self._trainable_variables[index]
         is_whole = is_read_whole(table)
+        decay = None if is_whole else self._decays[index]
         if isinstance(gradient, tf.IndexedSlices):
             gradient = merged(gradient)
             if self.leaves_zeros_alone or is_read_with_others(table):

@@ -17,6 +17,7 @@ LevelScores = dict[str, list[tf.Tensor]]
 _recording: contextvars.ContextVar[LevelScores | None] = contextvars.ContextVar("level_scores", default=None)
 _inference: contextvars.ContextVar[bool] = contextvars.ContextVar("inference", default=False)
 _serving: contextvars.ContextVar[bool] = contextvars.ContextVar("serving", default=False)
+_batch_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("batch_size", default=None)
 
 
 @contextlib.contextmanager
@@ -56,6 +57,21 @@ def inference() -> Iterator[None]:
         yield
     finally:
         _inference.reset(token)
+
+
+@contextlib.contextmanager
+def batches_of(size: int | None) -> Iterator[None]:
+    """Inside, a replica trains on batches of this size, the last one of an epoch perhaps smaller."""
+    token = _batch_size.set(size)
+    try:
+        yield
+    finally:
+        _batch_size.reset(token)
+
+
+def expected_batch_size() -> int | None:
+    """What `batches_of` says."""
+    return _batch_size.get()
 
 
 def is_inference() -> bool:

@@ -1,5 +1,6 @@
 """Tables that are read whole in training (`max_dense_rows`) against tables that are read by rows."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -158,13 +159,85 @@ def test_a_step_that_reads_a_whole_table_by_rows_decays_it_all_the_same() -> Non
     assert np.max(np.abs(after[0] - before[0] * 0.8)) > 0.05
 
 
-def test_config() -> None:
-    layer = kr.RaFMLayer(PLAN, max_dense_rows=7)
+MANY_IDS = np.random.default_rng(5).integers(0, PLAN.num_features, (24, 2)).astype("int32")
+MANY_LABELS = np.random.default_rng(6).normal(size=24).astype("float32")
+BATCHES: dict[str, Callable[[int], dict[str, Any]]] = {
+    "arrays": lambda size: {"x": {"ids": MANY_IDS}, "y": MANY_LABELS, "batch_size": size},
+    "samples": lambda size: {
+        "x": kr.data.Samples(MANY_IDS, np.ones(MANY_IDS.shape, "float32"), MANY_LABELS).dataset(size, with_values=False)
+    },
+    "shapes": lambda size: {
+        "x": tf.data.Dataset.from_tensor_slices(({"ids": MANY_IDS}, MANY_LABELS)).batch(size, drop_remainder=True)
+    },
+    "unknown": lambda size: {"x": tf.data.Dataset.from_tensor_slices(({"ids": MANY_IDS}, MANY_LABELS)).batch(size)},
+}
+
+
+def dense_rows_model(max_dense_rows: Any, optimizer: keras.optimizers.Optimizer, **options: Any) -> kr.RaFMModel:
+    ids = keras.Input((2,), dtype="int32", name="ids")
+    normal = keras.initializers.RandomNormal(stddev=0.3)
+    layer = kr.RaFMLayer(PLAN, factors_initializer=normal, seed=3, max_dense_rows=max_dense_rows, **options)
+    model = kr.RaFMModel({"ids": ids}, layer(ids))
+    model.compile(optimizer, "mse")
+    return model
+
+
+def weights_after_fit(max_dense_rows: Any, data: dict[str, Any], **options: Any) -> list[np.ndarray]:
+    model = dense_rows_model(max_dense_rows, kr.optimizers.LazyAdam(0.1, idle_decay=1.0), **options)
+    model.fit(**data, epochs=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@functools.cache
+def weights_of_arrays(max_dense_rows: int, size: int) -> list[np.ndarray]:
+    return weights_after_fit(max_dense_rows, BATCHES["arrays"](size))
+
+
+def are_close(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.allclose(one, other, atol=1e-5) for one, other in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("way", BATCHES)
+@pytest.mark.parametrize(("size", "max_dense_rows"), [(3, 2), (4, 4), (12, 8192)])  # 12, 7, 4 and 2 slots in each level
+def test_auto_reads_tables_whole_where_batches_have_two_occurrences_per_row(
+    way: str, size: int, max_dense_rows: int
+) -> None:
+    """Under `LazyAdam` tables that are read whole train otherwise: their idle rows move."""
+    weights = weights_after_fit("auto", BATCHES[way](size))
+    same = [rows for rows in (0, 2, 4, 8192) if are_close(weights, weights_of_arrays(rows, size))]
+    assert same == [8192 if way == "unknown" else max_dense_rows]
+
+
+def test_auto_with_penalties_over_whole_tables() -> None:
+    data = BATCHES["arrays"](3)
+    auto, whole = (weights_after_fit(rows, data, factors_l2=0.01) for rows in ("auto", 8192))
+    assert are_close(auto, whole)
+
+
+def test_batches_of_many_sizes_one_after_the_other() -> None:
+    """For Adagrad with decay it makes no difference how tables are read, so it may change."""
+    weights = []
+    for max_dense_rows in ("auto", 0, 8192):
+        model = dense_rows_model(max_dense_rows, kr.optimizers.SparseAdagrad(0.1, idle_decay=1.0))
+        for size in (3, 24, 1, 12):
+            model.compile(model.optimizer, "mse")  # makes a new graph
+            model.fit(**BATCHES["arrays"](size), shuffle=False, verbose=0)
+            model.train_on_batch({"ids": MANY_IDS[:1]}, MANY_LABELS[:1])
+        weights.append(model.get_weights())
+    assert are_close(weights[0], weights[1])
+    assert are_close(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("max_dense_rows", [7, "auto"])
+def test_config(max_dense_rows: Any) -> None:
+    layer = kr.RaFMLayer(PLAN, max_dense_rows=max_dense_rows)
     clone = kr.RaFMLayer.from_config(layer.get_config())
-    assert clone.max_dense_rows == layer.max_dense_rows == 7
+    assert clone.max_dense_rows == layer.max_dense_rows == max_dense_rows
 
 
-@pytest.mark.parametrize(("number", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError), ("all", TypeError)]
+)
 def test_bad_numbers(number: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"`max_dense_rows` must be .*Received: "):
         kr.RaFMLayer(PLAN, max_dense_rows=number)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_rafm.row_access import read_rows
 
-_EPOCHS = "_keras_rafm_epochs"
+_BATCH_SIZE, _EPOCHS = "_keras_rafm_batch_size", "_keras_rafm_epochs"
 _ROWS_AT_ONCE = 2**15  # functions of tf.data take as long to call as thousands of rows to gather
 
 
@@ -24,6 +24,22 @@ def on_cpu(arrays: Any) -> Any:
     """Arrays in any nesting as tensors in the memory of the host."""
     with tf.device("CPU:0"):
         return keras.tree.map_structure(tf.convert_to_tensor, arrays)
+
+
+def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Say how many samples the batches of a dataset have, all but the last one. Returns the dataset."""
+    setattr(dataset, _BATCH_SIZE, batch_size)
+    return dataset
+
+
+def batch_size_of(dataset: tf.data.Dataset) -> int | None:
+    """How many samples the batches of a dataset have, if it was declared or its shapes tell."""
+    declared = getattr(dataset, _BATCH_SIZE, None)
+    if declared is not None:
+        return int(declared)
+    shapes = [getattr(spec, "shape", None) for spec in tf.nest.flatten(dataset.element_spec)]
+    sizes = {shape[0] for shape in shapes if shape is not None and shape.rank}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def declare_epochs(dataset: tf.data.Dataset, epochs: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import declare_epochs, gathered_batches, on_cpu
+from keras_rafm.data._batches import declare_batch_size, declare_epochs, gathered_batches, on_cpu
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -134,7 +134,7 @@ class Samples:
         def batches(epochs: int) -> tf.data.Dataset:
             return gathered_batches(arrays, len(self), size, drop_remainder, rng, epochs).prefetch(tf.data.AUTOTUNE)
 
-        return declare_epochs(batches(1), batches)
+        return declare_batch_size(declare_epochs(batches(1), batches), size)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
