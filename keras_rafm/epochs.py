@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._batches import batch_size_of, epochs_of, gathered_batches, num_batches
+from keras_rafm.data._batches import Orders, batch_size_of, epochs_of, gathered_batches, num_batches
 from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
@@ -137,9 +137,9 @@ def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
             return reads
         validation = keras.utils.pack_x_y_sample_weight(*_rows(arrays, num_training, num_samples))
         arrays, num_samples = _rows(arrays, 0, num_training), num_training
-    rng = np.random.default_rng(random.getrandbits(128)) if reads["shuffle"] else None
+    orders = Orders(random.getrandbits(128)) if reads["shuffle"] else None
     packed = keras.utils.pack_x_y_sample_weight(*_in_floatx(arrays))
-    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, rng=rng, epochs=epochs)
+    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, orders=orders, epochs=epochs)
     return {
         **reads,
         **_endless(batches.prefetch(tf.data.AUTOTUNE), num_batches(num_samples, batch_size, drop_remainder=False)),

@@ -1,5 +1,7 @@
 """What `RaFMModel.fit` reads through one iterator, against what Keras reads through two per epoch."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -247,6 +249,24 @@ def test_a_step_is_traced_once() -> None:
     for _ in range(2):
         model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
     assert len(traced) == 1
+
+
+STOPPED_NEAR_THE_END_OF_AN_EPOCH = """
+import keras, numpy as np, keras_rafm as kr
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 8
+
+ids = keras.Input((1,), dtype="int32", name="ids")
+model = kr.RaFMModel({"ids": ids}, kr.RaFMLayer(kr.RankPlan([1, 1], ranks=(2,)))(ids))
+model.compile("sgd", "mse")
+model.fit({"ids": np.zeros((4_000_000, 1), "int32")}, np.zeros(4_000_000, "float32"), 400_000, 3, 0, [Stop()])
+"""
+
+
+def test_a_process_ends_while_the_next_order_is_drawn() -> None:
+    subprocess.run([sys.executable, "-c", STOPPED_NEAR_THE_END_OF_AN_EPOCH], check=True, timeout=120, capture_output=True)
 
 
 def test_training_stopped_in_the_midst_of_an_epoch_starts_anew() -> None:

@@ -39,9 +39,8 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
         keras.utils.set_random_seed(seed)
         clock = _Clock(test, task["log_loss"])
         model = models.build(contender, counts, task["steps_per_execution"])
-        batches = train.dataset(contender.batch_size, shuffle=True, seed=seed)
         model.fit(
-            batches.map(lambda inputs, labels: (inputs["ids"], labels)),
+            train.dataset(contender.batch_size, shuffle=True, seed=seed, with_values=False),
             epochs=task["max_epochs"],
             shuffle=False,
             verbose=0,

@@ -26,6 +26,29 @@ def on_cpu(arrays: Any) -> Any:
         return keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
 
+class Orders:
+    """Orders of rows, drawn one after the other: each depends on the seed and on its number alone.
+
+    There is no Python in it: a thread that draws ahead would wait for the interpreter while that, at its end or at that of
+    an iterator, waits for the thread.
+
+    Args:
+        seed: An int of 0 or more, or `None` for orders that no other object draws.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
+        with tf.init_scope(), tf.device("CPU:0"):  # a table, as a variable would be one per replica under a strategy
+            self._number = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=0)
+
+    def draw(self, num_rows: int) -> tf.Tensor:
+        """The next one: int64 `[num_rows]`."""
+        key = tf.constant(0, tf.int64)
+        number = self._number.lookup(key)
+        with tf.control_dependencies([self._number.insert(key, number + 1)]):
+            return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), [self._seed, number])
+
+
 def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Say how many samples the batches of a dataset have, all but the last one. Returns the dataset."""
     setattr(dataset, _BATCH_SIZE, batch_size)
@@ -58,7 +81,7 @@ def gathered_batches(
     num_samples: int,
     batch_size: int,
     drop_remainder: bool,
-    rng: np.random.Generator | None,
+    orders: Orders | None,
     epochs: int = 1,
 ) -> tf.data.Dataset:
     """Batches of arrays that have one row per sample.
@@ -68,7 +91,7 @@ def gathered_batches(
         num_samples: `N`.
         batch_size: `B`.
         drop_remainder: Leave out a last batch of less than `batch_size` samples.
-        rng: Puts the rows in a new order in every epoch; `None` keeps theirs.
+        orders: Put the rows in a new order in every epoch; `None` keeps theirs.
         epochs: How many come one after the other in one iteration.
 
     Returns:
@@ -82,23 +105,21 @@ def gathered_batches(
     number = num_batches(num_samples, batch_size, drop_remainder)
     num_rows = min(num_samples, number * batch_size)
     block_size = max(1, _ROWS_AT_ONCE // batch_size) * batch_size
-    blocks = _blocks_of_rows(num_samples, num_rows, block_size, rng, epochs).map(gathered)
+    blocks = _blocks_of_rows(num_samples, num_rows, block_size, orders, epochs).map(gathered)
     remainder = num_rows % batch_size
     sizes = np.array([batch_size] * (number - 1) + [remainder], np.int64) if remainder else batch_size
     batches = blocks.rebatch(sizes, drop_remainder)
     return batches.apply(tf.data.experimental.assert_cardinality(epochs * number))
 
 
-def _blocks_of_rows(
-    num_samples: int, num_rows: int, size: int, rng: np.random.Generator | None, epochs: int
-) -> tf.data.Dataset:
+def _blocks_of_rows(num_samples: int, num_rows: int, size: int, orders: Orders | None, epochs: int) -> tf.data.Dataset:
     """The rows of each block, int64 `[size]`, the last one of an epoch shorter.
 
     Args:
         num_samples: How many rows there are.
         num_rows: How many of them are taken in every epoch.
         size: Of a block.
-        rng: Puts the rows in a new order in every epoch.
+        orders: Put the rows in a new order in every epoch.
         epochs: How many there are.
     """
 
@@ -107,15 +128,11 @@ def _blocks_of_rows(
         return tf.range(start, tf.minimum(start + size, num_rows))
 
     numbers = tf.data.Dataset.range(num_batches(num_rows, size, drop_remainder=False)).repeat(epochs)
-    if rng is None:
+    if orders is None:
         return numbers.map(in_order)
 
-    def draw_order() -> tf.Tensor:
-        drawn = tf.numpy_function(lambda: rng.permutation(num_samples).astype(np.int64, copy=False), [], tf.int64)
-        return tf.ensure_shape(drawn, [num_samples])[:num_rows]
-
     def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        order = tf.cond(tf.equal(number, 0), draw_order, lambda: order)
+        order = tf.cond(tf.equal(number, 0), lambda: orders.draw(num_samples)[:num_rows], lambda: order)
         return order, order[number * size : (number + 1) * size]
 
     # The order is carried from block to block. A nested dataset per epoch would take tens of milliseconds to start.

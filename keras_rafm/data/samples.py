@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import declare_batch_size, declare_epochs, gathered_batches, on_cpu
+from keras_rafm.data._batches import Orders, declare_batch_size, declare_epochs, gathered_batches, on_cpu
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -113,8 +113,9 @@ class Samples:
         Args:
             batch_size: `B`, samples per batch.
             shuffle: Put the samples in a new order at every iteration over the dataset.
-            seed: Makes the sequence of these orders reproducible: the first iteration over a dataset, the second and
-                so on each have an order that depends on nothing else. `None` takes a different sequence every time.
+            seed: Makes the sequence of these orders reproducible (TensorFlow promises it within one of its versions): the
+                first iteration over a dataset, the second and so on each have an order that depends on nothing else. `fit`
+                may have begun one more than it had epochs if it was stopped. `None` takes a different sequence every time.
             drop_remainder: Leave out a last batch of less than `batch_size` samples.
             with_values: `False` leaves the values out, for a model that takes ids alone.
 
@@ -129,10 +130,10 @@ class Samples:
         size = positive_int("batch_size", batch_size)
         inputs = self.inputs() if with_values else {"ids": self.ids}
         arrays = on_cpu((inputs, self.labels[:, np.newaxis]))
-        rng = np.random.default_rng(seed) if shuffle else None
+        orders = Orders(seed) if shuffle else None
 
         def batches(epochs: int) -> tf.data.Dataset:
-            return gathered_batches(arrays, len(self), size, drop_remainder, rng, epochs).prefetch(tf.data.AUTOTUNE)
+            return gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs).prefetch(tf.data.AUTOTUNE)
 
         return declare_batch_size(declare_epochs(batches(1), batches), size)
 
