@@ -34,27 +34,27 @@ def with_one_iterator(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     Returns:
         What to give to Keras instead: a dataset without end, and `steps_per_epoch`. With these Keras executes all steps of
         the last execution, also those beyond the end of an epoch: `CountedSteps` does not. The same as given where Keras
-        has to do it: for `steps_per_epoch`, datasets of unknown length, generators and `PyDataset`s, `class_weight` of
-        arrays, and arrays that are not NumPy's or dense tensors or do not fit each other.
+        has to do it: for `steps_per_epoch`, datasets of unknown length, generators and `PyDataset`s, `class_weight`, and
+        arrays that are not NumPy's or dense tensors or do not fit each other.
 
     Raises:
         TypeError: `batch_size` of arrays is not an integer.
         ValueError: It is negative.
     """
-    if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch() or epochs < 1:
+    if reads["steps_per_epoch"] or keras.config.max_steps_per_epoch() or epochs < 1 or reads["class_weight"] is not None:
         return reads
     x = reads["x"]
     if isinstance(x, tf.data.Dataset):
         cardinality = int(x.cardinality())
         if cardinality <= 0 or reads["y"] is not None or reads["sample_weight"] is not None:
             return reads
-        several = epochs_of(x)
-        if several is not None:
-            return {**reads, **_endless(several(epochs), cardinality)}
+        read_on = epochs_of(x)
+        if read_on is not None:
+            return {**reads, "x": read_on(epochs), "steps_per_epoch": cardinality}
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # behind `repeat` it would read ahead of the epoch
-        repeated = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
-        return {**reads, **_endless(repeated, cardinality)}
+        endless = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)
+        return {**reads, "x": endless, "steps_per_epoch": cardinality}
     return _of_arrays(reads, epochs)
 
 
@@ -71,15 +71,18 @@ def known_batch_size(reads: dict[str, Any]) -> int | None:
 
 
 class CountedSteps:
-    """Training steps, several in one execution, never beyond the end of an epoch.
+    """A `train_function` of `keras.Model` that does several steps, but none beyond the end of an epoch.
 
     Args:
         train_step: As that of a `keras.Model`.
+        steps_per_execution: How many steps at most.
         jit_compile: Whether steps are compiled by XLA.
         run_eagerly: Whether there is no graph.
     """
 
-    def __init__(self, train_step: Callable[[Any], Any], jit_compile: bool, run_eagerly: bool) -> None:
+    def __init__(
+        self, train_step: Callable[[Any], Any], steps_per_execution: int, jit_compile: bool, run_eagerly: bool
+    ) -> None:
         def one_step(data: Any) -> Any:
             def present(item: Any) -> Any:  # what Keras does for parts of batches that are not there
                 return None if isinstance(item, tf.experimental.Optional) else item
@@ -91,25 +94,17 @@ class CountedSteps:
                 logs = one_step(next(iterator))
             return logs
 
+        self._steps_per_execution = steps_per_execution
         self._several_steps: Callable[[tf.data.Iterator, Any], Any]
-        if run_eagerly:
+        if run_eagerly or tf.config.functions_run_eagerly():
             self._several_steps = several_steps
         else:
             self._one_step = tf.function(one_step, jit_compile=jit_compile, reduce_retracing=True, autograph=False)
             self._several_steps = tf.function(self._loop, reduce_retracing=True, autograph=False)
 
-    def train_function(self, steps_per_execution: int, steps_per_epoch: int) -> Callable[[tf.data.Iterator], Any]:
-        """A `train_function` for `keras.Model.fit`, to be used from the start of an epoch: batches -> logs."""
-        left = 0
-
-        def execute(iterator: tf.data.Iterator) -> Any:
-            nonlocal left
-            left = left or steps_per_epoch
-            number = min(steps_per_execution, left)
-            left -= number
-            return self._several_steps(iterator, tf.constant(number))
-
-        return execute
+    def __call__(self, iterator: tf.data.Iterator, epoch: EpochInProgress) -> Any:
+        """Do steps, and return the logs of the last one."""
+        return self._several_steps(iterator, tf.constant(epoch.next_steps(self._steps_per_execution)))
 
     def _loop(self, iterator: tf.data.Iterator, number: tf.Tensor) -> Any:
         logs = self._one_step.get_concrete_function(iterator.element_spec).structured_outputs
@@ -122,12 +117,29 @@ class CountedSteps:
         return last.get_value()
 
 
+class EpochInProgress(keras.callbacks.Callback):
+    """How many steps of an epoch are left."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        super().__init__()
+        self._steps_per_epoch = self._left = steps_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """None is done."""
+        self._left = self._steps_per_epoch
+
+    def next_steps(self, at_most: int) -> int:
+        """How many to do now."""
+        number = min(at_most, self._left)
+        self._left -= number
+        return number
+
+
 def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     arrays = keras.tree.lists_to_tuples(tuple(reads[name] for name in ("x", "y", "sample_weight")))
     num_samples = _common_length(arrays)
     weighs_outputs = arrays[2] is not None and keras.tree.is_nested(arrays[1])
-    weighs_classes = reads["class_weight"] is not None
-    if not num_samples or weighs_outputs or weighs_classes or reads["shuffle"] not in (True, False):
+    if not num_samples or weighs_outputs or reads["shuffle"] not in (True, False):
         return reads
     batch_size = positive_int("batch_size", reads["batch_size"] or _DEFAULT_BATCH_SIZE)
     validation = reads["validation_data"]
@@ -139,10 +151,11 @@ def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
         arrays, num_samples = _rows(arrays, 0, num_training), num_training
     orders = Orders(random.getrandbits(128)) if reads["shuffle"] else None
     packed = keras.utils.pack_x_y_sample_weight(*_in_floatx(arrays))
-    batches = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, orders=orders, epochs=epochs)
+    endless = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, orders=orders, epochs=epochs)
     return {
         **reads,
-        **_endless(batches.prefetch(tf.data.AUTOTUNE), num_batches(num_samples, batch_size, drop_remainder=False)),
+        "x": endless.prefetch(tf.data.AUTOTUNE),
+        "steps_per_epoch": num_batches(num_samples, batch_size, drop_remainder=False),
         "y": None,
         "sample_weight": None,
         "shuffle": False,
@@ -151,17 +164,11 @@ def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     }
 
 
-def _endless(batches: tf.data.Dataset, cardinality: int) -> dict[str, Any]:
-    """`x` and `steps_per_epoch` for Keras, which starts a dataset that it knows the end of anew."""
-    endless = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return {"x": endless, "steps_per_epoch": cardinality}
-
-
 def _common_length(arrays: Any) -> int | None:
     lengths = set()
-    for array in keras.tree.flatten(arrays):
+    for array in keras.tree.flatten([given for given in arrays if given is not None]):
         if array is None:
-            continue
+            return None
         is_plain = isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
         if not (is_plain or tf.is_tensor(array)) or isinstance(array, (tf.SparseTensor, tf.RaggedTensor)):
             return None

@@ -83,9 +83,10 @@ class RaFMLayer(keras.layers.Layer):
             as have no more features than this together; of all others the rows that the batch reads are looked up, and
             their gradients are `tf.IndexedSlices`. Optimizers update a small table as a whole faster than many rows of it.
             Its idle rows take part in every step, as with Keras' optimizers: under `LazyAdam` they move on by their
-            momentum. `"auto"`: 8192; in `RaFMModel.fit`, if the batch size can be known, less where a batch has less than
-            two occurrences per row. That is decided when `fit` first makes a graph. With penalties over the batch
-            (`factors_l2_scope`) and in 16-bit variables all tables are read by rows.
+            momentum. `"auto"`: 8192; in `RaFMModel.fit`, if the batch size is known, less where a batch has less than two
+            occurrences per row. It is known of arrays, of datasets with it in their shapes, and of those that `keras_rafm`
+            makes, as long as no other is made of them. That is decided when `fit` first makes a graph. With penalties over
+            the batch (`factors_l2_scope`) and in 16-bit variables all tables are read by rows.
         seed: Integer from which every table's initialisation is drawn, or `None`.
         **kwargs: `name`, `dtype`, `trainable` of `keras.layers.Layer`.
 
@@ -518,6 +519,8 @@ class RaFMLayer(keras.layers.Layer):
         num_fields = shape[1] if shape.rank == 2 else None
         if batch_size is not None and num_fields is not None:
             head = head_size(self.level_sizes, min(head, batch_size * num_fields // _OCCURRENCES_PER_DENSE_ROW))
+        if head > self._declared_head and not tf.distribute.has_strategy():
+            settle(self.variables)  # reading whole tables does without what waits on rows
         self._declare_reads(head)
         return head
 
@@ -530,6 +533,7 @@ class RaFMLayer(keras.layers.Layer):
             else:
                 declare_read_by_rows(table, with_others=start < head)
 
+        self._declared_head = head
         if self.linear_weights is not None:
             declare(self.linear_weights, 0, self.num_features)
         for index, (_, size, above) in enumerate(self._sizes.levels_with_next()):
@@ -639,7 +643,8 @@ def _look_up(table: keras.Variable, rows: tf.Tensor, dtype: str) -> tf.Tensor:
     if tf.distribute.get_strategy().num_replicas_in_sync > 1 and active_recording() is None:
         values = with_dense_gradient(values)
     if is_read_whole(table):
-        values = tf.convert_to_tensor(values)  # a variable that was once read by rows is copied whenever it is read whole
+        # Nothing waits on its rows. A variable that was once read by rows is copied whenever it is read whole.
+        return tf.cast(read_rows(tf.convert_to_tensor(values), rows), dtype)
     found = read_rows(values, rows)
     decay = None if is_serving() else idle_decay_of(table)
     if decay is not None:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.epochs import CountedSteps, known_batch_size, with_one_iterator
+from keras_rafm.epochs import CountedSteps, EpochInProgress, known_batch_size, with_one_iterator
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
@@ -69,7 +69,8 @@ class RaFMModel(keras.Model):
         self._graph = _CutGraph(downstreams, list(joining.values()), self)
         self._dependent_loss_trackers: list[keras.metrics.Metric] = []
         self._loss_weights = None
-        self._counted_steps: CountedSteps | None = None
+        self._own_train_function: Any = None
+        self._epoch: EpochInProgress | None = None
         self._batch_size: int | None = None
 
     def compile(self, optimizer: Any = None, loss: Any = None, loss_weights: Any = None, **kwargs: Any) -> None:
@@ -90,7 +91,6 @@ class RaFMModel(keras.Model):
             self._dependent_loss_trackers = [keras.metrics.Mean(name=name) for name in self._graph.dependent_loss_names()]
         settle(self.variables)
         super().compile(optimizer=optimizer or LazyAdam(), loss=loss, loss_weights=loss_weights, **kwargs)
-        self._counted_steps = None
         row_sparse = row_sparse_optimizer(self.optimizer)
         if row_sparse is not None:
             row_sparse.attach()
@@ -123,12 +123,6 @@ class RaFMModel(keras.Model):
         Weights are up to date whenever callbacks may read them. Arrays and datasets of known length are read through one
         iterator for all epochs, where Keras starts two per epoch; under a distribution strategy as in Keras.
         """
-        flush = FlushIdleDecay()
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            flush.set_model(self)
-            callbacks.callbacks.insert(0, flush)
-        else:
-            callbacks = [flush, *keras.tree.flatten(callbacks)] if callbacks else [flush]
         reads = {
             "x": x,
             "y": y,
@@ -145,31 +139,51 @@ class RaFMModel(keras.Model):
         if batch_size is not None:
             batch_size = max(1, batch_size // self.distribute_strategy.num_replicas_in_sync)
         self._batch_size = batch_size
-        train_function = self.train_function
+        first: list[keras.callbacks.Callback] = [FlushIdleDecay()]
+        outer, self._epoch = self._epoch, None
         if self.compiled and not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
-            if not self.optimizer.built:
+            if not self.optimizer.built and type(self).train_step is RaFMModel.train_step:
                 self.optimizer.build(self.trainable_variables)  # inside the first step it would be traced twice
-            reads, train_function = self._with_one_iterator(reads, epochs - initial_epoch)
-        of_keras, self.train_function = self.train_function, train_function
+            if self.steps_per_execution == 1:
+                reads = with_one_iterator(reads, epochs - initial_epoch)
+            elif self._makes_counted_steps():
+                given, reads = reads, with_one_iterator(reads, epochs - initial_epoch)
+                if reads is not given:
+                    self._epoch = EpochInProgress(reads["steps_per_epoch"])
+                    first.append(self._epoch)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            for callback in first:
+                callback.set_model(self)
+            callbacks.callbacks[:0] = first
+        else:
+            callbacks = [*first, *(keras.tree.flatten(callbacks) if callbacks else ())]
         try:
             return super().fit(
                 epochs=epochs, verbose=verbose, callbacks=callbacks, initial_epoch=initial_epoch, **reads, **kwargs
             )
         finally:
-            if train_function is not of_keras:
-                self.train_function = of_keras
+            self._epoch = outer
 
-    def _with_one_iterator(self, reads: dict[str, Any], epochs: int) -> tuple[dict[str, Any], Any]:
-        """What `fit` gives to Keras to read, and the function that trains with it: `None` for the one that Keras makes."""
-        several = self.steps_per_execution > 1
-        if several and type(self).make_train_function is not keras.Model.make_train_function:
-            return reads, self.train_function
-        from_one = with_one_iterator(reads, epochs)
-        if from_one is reads or not several:
-            return from_one, self.train_function
-        if self._counted_steps is None:
-            self._counted_steps = CountedSteps(self.train_step, self.jit_compile, self.run_eagerly)
-        return from_one, self._counted_steps.train_function(self.steps_per_execution, from_one["steps_per_epoch"])
+    def make_train_function(self, force: bool = False) -> None:
+        """As `keras.Model.make_train_function`."""
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force=force)
+        of_keras = self.train_function
+        counted = CountedSteps(self.train_step, self.steps_per_execution, self.jit_compile, self.run_eagerly)
+
+        def train_function(iterator: Any) -> Any:
+            epoch = self._epoch
+            if epoch is None or not isinstance(iterator, tf.data.Iterator):  # not what `fit` reads
+                return of_keras(iterator)
+            return counted(iterator, epoch)
+
+        self.train_function = self._own_train_function = train_function
+
+    def _makes_counted_steps(self) -> bool:
+        """Whether `fit` will train by the function that `make_train_function` makes here."""
+        is_own = self.train_function is None or self.train_function is self._own_train_function
+        return is_own and type(self).make_train_function is RaFMModel.make_train_function
 
     def get_weights(self) -> list[Any]:
         """As `keras.Model.get_weights`, with the decay that waits on idle rows done, as in all that follow here."""

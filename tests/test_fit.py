@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -156,8 +157,9 @@ def test_samples_keep_their_order_without_shuffle() -> None:
     np.testing.assert_array_equal(epochs_seen(0, shuffle=False), np.tile(np.arange(23), (4, 1)))
 
 
+@pytest.mark.parametrize("class_weight", [None, {0: 0.5, 1: 3.0}])
 @pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
-def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_execution: int) -> None:
+def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_execution: int, class_weight: Any) -> None:
     starts = []
 
     def note(number: np.ndarray) -> np.ndarray:
@@ -239,9 +241,9 @@ def test_a_step_is_traced_once() -> None:
     traced = []
 
     class Traced(kr.RaFMModel):
-        def train_step(self, data: Any) -> dict[str, Any]:
-            traced.append(data)
-            return super().train_step(data)
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            traced.append(kwargs)
+            return super().compute_loss(*args, **kwargs)
 
     ids = keras.Input((3,), dtype="int32")
     model = Traced(ids, kr.RaFMLayer(PLAN)(ids))
@@ -263,6 +265,87 @@ model = kr.RaFMModel({"ids": ids}, kr.RaFMLayer(kr.RankPlan([1, 1], ranks=(2,)))
 model.compile("sgd", "mse")
 model.fit({"ids": np.zeros((4_000_000, 1), "int32")}, np.zeros(4_000_000, "float32"), 400_000, 3, 0, [Stop()])
 """
+
+
+def test_a_stopped_fit_takes_its_orders_all_the_same() -> None:
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    model = Recorder({"ids": ids}, kr.RaFMLayer(PLAN)(ids))
+    model.seen = []
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    samples = kr.data.Samples(IDS, np.ones(IDS.shape, np.float32), np.arange(23, dtype=np.float32))
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.model.stop_training = epoch == 1
+
+    fitted, read = (samples.dataset(BATCH_SIZE, shuffle=True, seed=4, with_values=False) for _ in range(2))
+    model.fit(fitted, epochs=5, verbose=0, shuffle=False, callbacks=[Stop()])
+    orders = [np.concatenate([labels.ravel() for _, labels in read.as_numpy_iterator()]) for _ in range(6)]
+    np.testing.assert_array_equal(np.concatenate(model.seen).reshape(2, 23), orders[:2])
+    after = np.concatenate([labels.ravel() for _, labels in fitted.as_numpy_iterator()])
+    np.testing.assert_array_equal(after, orders[5])
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_training_goes_on_where_a_backup_says(steps_per_execution: int, tmp_path: Path) -> None:
+    """Keras starts at the epoch of the backup, whatever `initial_epoch` is."""
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise InterruptedError
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    how: dict[str, Any] = {"batch_size": BATCH_SIZE, "verbose": 0}
+    with pytest.raises(InterruptedError):
+        make_model(steps_per_execution).fit(IDS, LABELS, epochs=6, callbacks=[backup, Interrupt()], **how)
+    model = make_model(steps_per_execution)
+    history = model.fit(IDS, LABELS, epochs=6, initial_epoch=4, callbacks=[backup], **how)
+    assert history.epoch == [2, 3, 4, 5]
+    assert model.optimizer.iterations.numpy() == 18
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_callbacks_that_train_on_other_data(run_eagerly: bool) -> None:
+    iterations = []
+    for fit in (kr.RaFMModel.fit, keras.Model.fit):
+        model = make_model(2, run_eagerly)
+
+        class Train(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                self.model.train_on_batch(IDS[:4], LABELS[:4])
+
+        fit(model, IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, shuffle=False, verbose=0, callbacks=[Train()])
+        iterations.append(int(model.optimizer.iterations.numpy()))
+    assert iterations[0] == iterations[1] == 10
+
+
+def test_a_train_function_that_is_set_is_used() -> None:
+    model = make_model(2, run_eagerly=False)
+    model.make_train_function()
+    of_keras, calls = model.train_function, []
+
+    def counting(iterator: Any) -> Any:
+        calls.append(iterator)
+        return of_keras(iterator)
+
+    model.train_function = counting
+    model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
+    assert len(calls) == 4
+    assert model.optimizer.iterations.numpy() == 6
+
+
+def test_layers_frozen_after_compile_are_frozen_by_force() -> None:
+    model = make_model(2, run_eagerly=False)
+    how: dict[str, Any] = {"batch_size": BATCH_SIZE, "verbose": 0}
+    model.fit(IDS, LABELS, **how)
+    model.layers[-1].trainable = False
+    model.make_train_function(force=True)
+    before = model.get_weights()
+    with pytest.warns(UserWarning, match="has no trainable weights"):
+        model.fit(IDS, LABELS, **how)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_process_ends_while_the_next_order_is_drawn() -> None:

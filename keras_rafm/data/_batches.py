@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import tensorflow as tf
 from keras_rafm.row_access import read_rows
 
 _BATCH_SIZE, _EPOCHS = "_keras_rafm_batch_size", "_keras_rafm_epochs"
-_ROWS_AT_ONCE = 2**15  # functions of tf.data take as long to call as thousands of rows to gather
+# Functions of tf.data take as long to call as thousands of rows to gather.
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**15, 2**24
 
 
 def num_batches(num_samples: int, batch_size: int, drop_remainder: bool) -> int:
@@ -27,7 +29,7 @@ def on_cpu(arrays: Any) -> Any:
 
 
 class Orders:
-    """Orders of rows, drawn one after the other: each depends on the seed and on its number alone.
+    """Orders of rows: each depends on the seed and on its number alone.
 
     There is no Python in it: a thread that draws ahead would wait for the interpreter while that, at its end or at that of
     an iterator, waits for the thread.
@@ -39,14 +41,18 @@ class Orders:
     def __init__(self, seed: int | None) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
         with tf.init_scope(), tf.device("CPU:0"):  # a table, as a variable would be one per replica under a strategy
-            self._number = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=0)
+            self._free = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=0)
 
-    def draw(self, num_rows: int) -> tf.Tensor:
-        """The next one: int64 `[num_rows]`."""
+    def reserve(self, number: int) -> tf.Tensor:
+        """Numbers of orders that are given to nobody else: the first of so many, an int64 scalar."""
         key = tf.constant(0, tf.int64)
-        number = self._number.lookup(key)
-        with tf.control_dependencies([self._number.insert(key, number + 1)]):
-            return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), [self._seed, number])
+        first = self._free.lookup(key)
+        with tf.control_dependencies([self._free.insert(key, first + number)]):
+            return tf.identity(first)
+
+    def order(self, number: tf.Tensor, num_rows: int) -> tf.Tensor:
+        """The order of a number: int64 `[num_rows]`."""
+        return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), [self._seed, number])
 
 
 def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
@@ -66,13 +72,13 @@ def batch_size_of(dataset: tf.data.Dataset) -> int | None:
 
 
 def declare_epochs(dataset: tf.data.Dataset, epochs: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:
-    """Say how to get several epochs of a dataset in one iteration, which may read ahead. Returns the dataset."""
+    """Say how to read on and on what a dataset has, ahead, with as many orders as there are epochs. Returns the dataset."""
     setattr(dataset, _EPOCHS, epochs)
     return dataset
 
 
 def epochs_of(dataset: tf.data.Dataset) -> Callable[[int], tf.data.Dataset] | None:
-    """How to get several epochs of a dataset in one iteration, if it was declared."""
+    """How to read a dataset on and on, if it was declared."""
     return getattr(dataset, _EPOCHS, None)
 
 
@@ -82,7 +88,7 @@ def gathered_batches(
     batch_size: int,
     drop_remainder: bool,
     orders: Orders | None,
-    epochs: int = 1,
+    epochs: int | None = None,
 ) -> tf.data.Dataset:
     """Batches of arrays that have one row per sample.
 
@@ -92,7 +98,8 @@ def gathered_batches(
         batch_size: `B`.
         drop_remainder: Leave out a last batch of less than `batch_size` samples.
         orders: Put the rows in a new order in every epoch; `None` keeps theirs.
-        epochs: How many come one after the other in one iteration.
+        epochs: `None`: one iteration is one epoch, with the next order that is free. Otherwise it is an endless sequence of
+            epochs, with the next free orders, of which so many are taken when the dataset is made.
 
     Returns:
         A dataset with known cardinality of `[B, …]` tensors in the structure of `arrays`.
@@ -104,15 +111,22 @@ def gathered_batches(
 
     number = num_batches(num_samples, batch_size, drop_remainder)
     num_rows = min(num_samples, number * batch_size)
-    block_size = max(1, _ROWS_AT_ONCE // batch_size) * batch_size
+    row_bytes = sum(t.dtype.size * math.prod(t.shape[1:]) for t in keras.tree.flatten(held) if t.dtype.size)
+    rows_at_once = min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, row_bytes))
+    block_size = max(1, rows_at_once // batch_size) * batch_size
     blocks = _blocks_of_rows(num_samples, num_rows, block_size, orders, epochs).map(gathered)
     remainder = num_rows % batch_size
     sizes = np.array([batch_size] * (number - 1) + [remainder], np.int64) if remainder else batch_size
     batches = blocks.rebatch(sizes, drop_remainder)
-    return batches.apply(tf.data.experimental.assert_cardinality(epochs * number))
+    cardinality = number if epochs is None or number == 0 else tf.data.INFINITE_CARDINALITY
+    options = tf.data.Options()
+    options.experimental_optimization.map_parallelization = False  # it would gather many blocks ahead
+    return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).with_options(options)
 
 
-def _blocks_of_rows(num_samples: int, num_rows: int, size: int, orders: Orders | None, epochs: int) -> tf.data.Dataset:
+def _blocks_of_rows(
+    num_samples: int, num_rows: int, size: int, orders: Orders | None, epochs: int | None
+) -> tf.data.Dataset:
     """The rows of each block, int64 `[size]`, the last one of an epoch shorter.
 
     Args:
@@ -120,20 +134,29 @@ def _blocks_of_rows(num_samples: int, num_rows: int, size: int, orders: Orders |
         num_rows: How many of them are taken in every epoch.
         size: Of a block.
         orders: Put the rows in a new order in every epoch.
-        epochs: How many there are.
+        epochs: As in `gathered_batches`.
     """
 
     def in_order(number: tf.Tensor) -> tf.Tensor:
         start = number * size
         return tf.range(start, tf.minimum(start + size, num_rows))
 
-    numbers = tf.data.Dataset.range(num_batches(num_rows, size, drop_remainder=False)).repeat(epochs)
+    numbers = tf.data.Dataset.range(num_batches(num_rows, size, drop_remainder=False))
+    if epochs is not None:
+        numbers = numbers.repeat()
     if orders is None:
         return numbers.map(in_order)
+    first = None if epochs is None else orders.reserve(epochs)
 
-    def next_rows(order: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        order = tf.cond(tf.equal(number, 0), lambda: orders.draw(num_samples)[:num_rows], lambda: order)
-        return order, order[number * size : (number + 1) * size]
+    def next_rows(state: tuple[tf.Tensor, tf.Tensor], number: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+        epoch, order = state
+
+        def drawn() -> tuple[tf.Tensor, tf.Tensor]:
+            order_number = orders.reserve(1) if first is None else first + epoch
+            return epoch + 1, orders.order(order_number, num_samples)[:num_rows]
+
+        epoch, order = tf.cond(tf.equal(number, 0), drawn, lambda: (epoch, order))
+        return (epoch, order), order[number * size : (number + 1) * size]
 
     # The order is carried from block to block. A nested dataset per epoch would take tens of milliseconds to start.
-    return numbers.scan(tf.zeros([num_rows], tf.int64), next_rows)
+    return numbers.scan((tf.constant(0, tf.int64), tf.zeros([0], tf.int64)), next_rows)

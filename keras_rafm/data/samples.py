@@ -114,8 +114,9 @@ class Samples:
             batch_size: `B`, samples per batch.
             shuffle: Put the samples in a new order at every iteration over the dataset.
             seed: Makes the sequence of these orders reproducible (TensorFlow promises it within one of its versions): the
-                first iteration over a dataset, the second and so on each have an order that depends on nothing else. `fit`
-                may have begun one more than it had epochs if it was stopped. `None` takes a different sequence every time.
+                first iteration over a dataset, the second and so on each have an order that depends on nothing else.
+                `RaFMModel.fit` takes as many as it is given epochs, also if it is stopped. `None` takes a different
+                sequence every time.
             drop_remainder: Leave out a last batch of less than `batch_size` samples.
             with_values: `False` leaves the values out, for a model that takes ids alone.
 
@@ -132,10 +133,10 @@ class Samples:
         arrays = on_cpu((inputs, self.labels[:, np.newaxis]))
         orders = Orders(seed) if shuffle else None
 
-        def batches(epochs: int) -> tf.data.Dataset:
+        def batches(epochs: int | None) -> tf.data.Dataset:
             return gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs).prefetch(tf.data.AUTOTUNE)
 
-        return declare_batch_size(declare_epochs(batches(1), batches), size)
+        return declare_batch_size(declare_epochs(batches(None), batches), size)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
