@@ -4,8 +4,8 @@
 
 A batch of 4,096 samples of 39 log-uniform ids of a million features, two parts of it: the 5,000 most frequent features at
 ranks from 512 to 2 (as many as there are numbers beside the factors), all others at rank 32. The sum over the occurrences
-and its gradient with respect to the rows; the median of 40 calls, from which that of a call that does nothing is not taken
-off.
+and its gradient with respect to the rows; then what finds the distinct rows, and what looks them up in a table of all
+features (`keras_rafm.row_access`). The median of 40 calls, from which that of a call that does nothing is not taken off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 NUM_FEATURES, NUM_FREQUENT, NUM_FIELDS, BATCH_SIZE = 1_000_000, 5000, 39, 4096
-CALLS = 40
+CALLS, LOOKUPS_AT_ONCE = 40, 20
 
 
 class Part(NamedTuple):
@@ -53,6 +53,11 @@ def main() -> None:
     flat = tf.constant(np.minimum(ids, NUM_FEATURES - 1).ravel().astype(np.int32))
     report(f"distinct among {flat.shape[0]:,} ids: tf.unique, then by level", unique, flat)
     report(f"distinct among {flat.shape[0]:,} ids: marked in a vector of all features", marked, flat)
+    rows, _ = tf.unique(flat)
+    for shape in ([NUM_FEATURES], [NUM_FEATURES, 8], [NUM_FEATURES, 32]):
+        table = tf.Variable(tf.random.stateless_normal(shape, [0, 2]))
+        for name, lookup in LOOKUPS.items():
+            report(f"{LOOKUPS_AT_ONCE} x {rows.shape[0]:,} rows of a table {shape}: {name}", repeated(lookup), table, rows)
 
 
 def part_of(ids: np.ndarray, chosen: np.ndarray, rank: int) -> Part:
@@ -166,6 +171,24 @@ def marked(ids: tf.Tensor) -> tf.Tensor:
     return tf.cast(distinct[0, 0], tf.int32) + tf.gather(places, ids)[0]
 
 
+def repeated(lookup: Callable[[tf.Variable, tf.Tensor], tf.Tensor]) -> Callable[[tf.Variable, tf.Tensor], tf.Tensor]:
+    """Several lookups one behind the other: one takes no longer than the call."""
+
+    def run(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+        def body(step: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.control_dependencies([last]):
+                return step + 1, tf.reshape(lookup(table, rows), [-1])[0]
+
+        start = (tf.constant(0), tf.constant(0.0))
+        return tf.while_loop(lambda step, _: step < LOOKUPS_AT_ONCE, body, start, parallel_iterations=1)[1]
+
+    return run
+
+
+LOOKUPS: dict[str, Callable[[tf.Variable, tf.Tensor], tf.Tensor]] = {
+    "tf.gather": tf.gather,
+    "tf.gather_nd": lambda table, rows: tf.gather_nd(table, rows[:, None]),
+}
 WAYS: dict[str, Callable[[Part], tf.Tensor]] = {
     "CSR, made once, transposed": csr_transposed,
     "CSR, made once, adjoint_a": csr_adjoint,

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._batches import Orders, batch_size_of, epochs_of, gathered_batches, num_batches
+from keras_rafm.data._batches import Orders, batch_size_of, endless_of, gathered_batches, num_batches
 from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
@@ -48,9 +48,10 @@ def with_one_iterator(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
         cardinality = int(x.cardinality())
         if cardinality <= 0 or reads["y"] is not None or reads["sample_weight"] is not None:
             return reads
-        read_on = epochs_of(x)
-        if read_on is not None:
-            return {**reads, "x": read_on(epochs), "steps_per_epoch": cardinality}
+        endless_of_x = endless_of(x)
+        if endless_of_x is not None:
+            # Keras warns that it doesn't shuffle a dataset.
+            return {**reads, "x": endless_of_x(epochs), "steps_per_epoch": cardinality, "shuffle": False}
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # behind `repeat` it would read ahead of the epoch
         endless = x.prefetch(tf.data.AUTOTUNE).repeat().with_options(options)

@@ -144,11 +144,10 @@ class RaFMModel(keras.Model):
         if self.compiled and not tf.distribute.has_strategy() and self.distribute_strategy is tf.distribute.get_strategy():
             if not self.optimizer.built and type(self).train_step is RaFMModel.train_step:
                 self.optimizer.build(self.trainable_variables)  # inside the first step it would be traced twice
-            if self.steps_per_execution == 1:
-                reads = with_one_iterator(reads, epochs - initial_epoch)
-            elif self._makes_counted_steps():
+            several = self.steps_per_execution > 1
+            if not several or self._makes_counted_steps():
                 given, reads = reads, with_one_iterator(reads, epochs - initial_epoch)
-                if reads is not given:
+                if several and reads is not given:
                     self._epoch = EpochInProgress(reads["steps_per_epoch"])
                     first.append(self._epoch)
         if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -165,7 +164,7 @@ class RaFMModel(keras.Model):
             self._epoch = outer
 
     def make_train_function(self, force: bool = False) -> None:
-        """As `keras.Model.make_train_function`."""
+        """As `keras.Model.make_train_function`; with several steps per execution, `fit` does none beyond an epoch's end."""
         if self.train_function is not None and not force:
             return
         super().make_train_function(force=force)
@@ -246,8 +245,8 @@ class RaFMModel(keras.Model):
         if tf.distribute.has_strategy() or self._graph.bypasses_call:
             checked = check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
-            expected = batches_of(self._batch_size)
-            with tf.control_dependencies(checked), expected, recording_level_scores() as level_scores:
+            of_size = batches_of(self._batch_size)
+            with tf.control_dependencies(checked), of_size, recording_level_scores() as level_scores:
                 y_pred, joining_values = self._graph.forward(x)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)

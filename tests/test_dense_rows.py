@@ -176,9 +176,9 @@ BATCHES: dict[str, Callable[[int], dict[str, Any]]] = {
 def dense_rows_model(max_dense_rows: Any, optimizer: keras.optimizers.Optimizer, **options: Any) -> kr.RaFMModel:
     ids = keras.Input((2,), dtype="int32", name="ids")
     normal = keras.initializers.RandomNormal(stddev=0.3)
+    options |= {"factors_initializer": normal, "seed": 3, "max_dense_rows": max_dense_rows}
     # In float32 Adam makes whole steps of what rounding leaves of gradients.
-    dtype = {"dtype": "float64"}
-    layer = kr.RaFMLayer(PLAN, factors_initializer=normal, seed=3, max_dense_rows=max_dense_rows, **dtype, **options)
+    layer = kr.RaFMLayer(PLAN, dtype="float64", **options)
     model = kr.RaFMModel({"ids": ids}, layer(ids))
     model.compile(optimizer, "mse")
     return model

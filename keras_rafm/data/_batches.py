@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_rafm.row_access import read_rows
 
-_BATCH_SIZE, _EPOCHS = "_keras_rafm_batch_size", "_keras_rafm_epochs"
+_BATCH_SIZE, _ENDLESS = "_keras_rafm_batch_size", "_keras_rafm_endless"
 # Functions of tf.data take as long to call as thousands of rows to gather.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**15, 2**24
 
@@ -71,15 +71,15 @@ def batch_size_of(dataset: tf.data.Dataset) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def declare_epochs(dataset: tf.data.Dataset, epochs: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:
-    """Say how to read on and on what a dataset has, ahead, with as many orders as there are epochs. Returns the dataset."""
-    setattr(dataset, _EPOCHS, epochs)
+def declare_endless(dataset: tf.data.Dataset, endless: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:
+    """Say what has the epochs of a dataset without end, given how many will be read. Returns the dataset."""
+    setattr(dataset, _ENDLESS, endless)
     return dataset
 
 
-def epochs_of(dataset: tf.data.Dataset) -> Callable[[int], tf.data.Dataset] | None:
-    """How to read a dataset on and on, if it was declared."""
-    return getattr(dataset, _EPOCHS, None)
+def endless_of(dataset: tf.data.Dataset) -> Callable[[int], tf.data.Dataset] | None:
+    """What has the epochs of a dataset without end, if it was declared."""
+    return getattr(dataset, _ENDLESS, None)
 
 
 def gathered_batches(
@@ -102,7 +102,7 @@ def gathered_batches(
             epochs, with the next free orders, of which so many are taken when the dataset is made.
 
     Returns:
-        A dataset with known cardinality of `[B, …]` tensors in the structure of `arrays`.
+        A dataset of `[B, …]` tensors in the structure of `arrays`. Its cardinality is known: that of an epoch, or infinite.
     """
     held = on_cpu(arrays)
 
@@ -118,7 +118,7 @@ def gathered_batches(
     remainder = num_rows % batch_size
     sizes = np.array([batch_size] * (number - 1) + [remainder], np.int64) if remainder else batch_size
     batches = blocks.rebatch(sizes, drop_remainder)
-    cardinality = number if epochs is None or number == 0 else tf.data.INFINITE_CARDINALITY
+    cardinality = number if epochs is None else tf.data.INFINITE_CARDINALITY
     options = tf.data.Options()
     options.experimental_optimization.map_parallelization = False  # it would gather many blocks ahead
     return batches.apply(tf.data.experimental.assert_cardinality(cardinality)).with_options(options)
@@ -133,7 +133,7 @@ def _blocks_of_rows(
         num_samples: How many rows there are.
         num_rows: How many of them are taken in every epoch.
         size: Of a block.
-        orders: Put the rows in a new order in every epoch.
+        orders: As in `gathered_batches`.
         epochs: As in `gathered_batches`.
     """
 

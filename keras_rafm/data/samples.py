@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import Orders, declare_batch_size, declare_epochs, gathered_batches, on_cpu
+from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -108,7 +108,9 @@ class Samples:
     ) -> tf.data.Dataset:
         """Batches of the samples, gathered whole, for `fit`, `evaluate` or `predict`.
 
-        Keras warns that it can't shuffle a dataset unless it is told `fit(…, shuffle=False)`.
+        A model takes them without a warning if its input is a dict: `RaFMModel({"ids": ids, "values": values}, …)`, or
+        `RaFMModel({"ids": ids}, …)` without the values. Where Keras reads the dataset (a `keras.Model`, `evaluate`, a
+        distribution strategy), it warns that it can't shuffle it unless it is told `fit(…, shuffle=False)`.
 
         Args:
             batch_size: `B`, samples per batch.
@@ -136,7 +138,7 @@ class Samples:
         def batches(epochs: int | None) -> tf.data.Dataset:
             return gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs).prefetch(tf.data.AUTOTUNE)
 
-        return declare_batch_size(declare_epochs(batches(None), batches), size)
+        return declare_batch_size(declare_endless(batches(None), batches), size)
 
 
 def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
