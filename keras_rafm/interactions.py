@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_rafm.scopes import is_serving
 
 DependentGradient = Literal["both", "lower", "upper"]
-_Gradient = Callable[..., tuple[tf.Tensor, ...]]
+_Gradient = Callable[..., Sequence[tf.Tensor]]
 
 
 class LevelSums(NamedTuple):
@@ -52,17 +52,41 @@ class LevelTerms(NamedTuple):
     among_dependent: tf.Tensor
 
 
-def level_terms(level: LevelSums, dependent_gradient: DependentGradient = "both") -> LevelTerms:
-    """`c_k` and `A_{k+1,k}`.
+def terms_of_levels(levels: Sequence[LevelSums], dependent_gradient: DependentGradient = "both") -> list[LevelTerms]:
+    """`c_k` and `A_{k+1,k}` of every level.
+
+    In training the gradients of the sums of the last level, by far the widest, are computed before all others: what
+    follows from them takes longest, and everything else can be done beside it.
 
     Args:
-        level: The sums of level `k`.
+        levels: The sums of levels `1 … m`.
         dependent_gradient: `"lower"` keeps the gradient of `U_k·T_k` in the upper problem from the dependent factors.
+
+    Returns:
+        The terms of levels `1 … m`.
     """
-    if level.dependent_sum is None:
-        return _differentiable(_last_level, *level[:2])
     moves_dependent = dependent_gradient != "lower"
-    return _differentiable(lambda *sums: _level(moves_dependent, *sums), *level)
+    sums = [[tensor for tensor in level if tensor is not None] for level in levels]
+
+    def terms(*flat: tf.Tensor) -> tuple[list[tf.Tensor], _Gradient]:
+        of_levels = tf.nest.pack_sequence_as(sums, list(flat))
+        done = [_last_level(*own) if len(own) == 2 else _level(moves_dependent, *own) for own in of_levels]
+
+        def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+            result: list[Sequence[tf.Tensor]] = []
+            before: list[tf.Tensor] = []
+            for index in reversed(range(len(done))):
+                with tf.control_dependencies(before):
+                    result.append(done[index][1](*upstream[3 * index : 3 * index + 3]))
+                before = [result[-1][0]]
+            return tf.nest.flatten(result[::-1])
+
+        return tf.nest.flatten([values for values, _ in done]), gradient
+
+    flat = tf.nest.flatten(sums)
+    # An exported model has no use for gradients, and loading one with such functions warns.
+    results = terms(*flat)[0] if is_serving() else tf.custom_gradient(terms)(*flat)
+    return [LevelTerms(*results[3 * index : 3 * index + 3]) for index in range(len(levels))]
 
 
 def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
@@ -131,8 +155,3 @@ def _level(
         )
 
     return [own, tf.identity(own), among_dependent], gradient
-
-
-def _differentiable(terms: Callable[..., tuple[list[tf.Tensor], _Gradient]], *sums: tf.Tensor) -> LevelTerms:
-    # An exported model has no use for gradients, and loading one with such functions warns.
-    return LevelTerms(*(terms(*sums)[0] if is_serving() else tf.custom_gradient(terms)(*sums)))

@@ -480,10 +480,8 @@ class RaFMLayer(keras.layers.Layer):
             sums.update(zip(keys, its_sums, strict=True))
             if its_linear is not None:
                 linear.append(its_linear)
-        terms = []
-        for index in range(self.num_levels):
-            dependent = sums.get(("dependent", index), ())
-            terms.append(interactions.level_terms(LevelSums(*sums["free", index], *dependent), self.dependent_gradient))
+        levels = [LevelSums(*sums["free", index], *sums.get(("dependent", index), ())) for index in range(self.num_levels)]
+        terms = interactions.terms_of_levels(levels, self.dependent_gradient)
         total = tf.add_n(linear) if linear else tf.zeros([reads.num_samples], dtype)
         if self.bias_weight is not None:
             total += tf.cast(self.bias_weight.value, dtype)

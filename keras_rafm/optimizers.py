@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,19 +26,21 @@ from keras_rafm.distinct_rows import (
 )
 from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
 from keras_rafm.replicas import rows_below, with_row
-from keras_rafm.row_access import read_rows, write_rows
+from keras_rafm.row_access import in_scratch_variable, of_scratch_variable, read_rows, write_rows
 from keras_rafm.versions import HAS_SLOW_ROWS
 
 
 class RowSparse(keras.optimizers.Optimizer):
     """What the optimizers here have in common: rows of tables are updated alone, and decay while nobody reads them.
 
-    Mixed in before a Keras optimizer, which brings the state and, unless `_update_all` says otherwise, the dense step.
+    Mixed in before a Keras optimizer, which brings the state.
     """
 
     loss_scale_factor: float | None
     #: Whether rows of tables whose gradient is zero are left alone in any case, also where a table is read whole.
     leaves_zeros_alone = False
+    #: Whether the update of a row whose gradient is zero leaves it as it is, decay aside.
+    zeros_do_nothing = False
 
     def __init__(self, *args: Any, idle_decay: float = 0.0, **kwargs: Any) -> None:
         name = type(self).__name__
@@ -133,22 +135,23 @@ class RowSparse(keras.optimizers.Optimizer):
         decay = None if is_whole else self._decays[index]
         if isinstance(gradient, tf.IndexedSlices):
             gradient = merged(gradient)
-            if self.leaves_zeros_alone or is_read_with_others(table):
+            if self.leaves_zeros_alone or (is_read_with_others(table) and not self.zeros_do_nothing):
                 gradient = without_zeros(gradient)
         elif is_read_by_rows(table) or (is_whole and self.leaves_zeros_alone):
             gradient = without_zeros(gradient)
         own_rate = tf.cast(learning_rate, variable.dtype)
         if is_whole and self._decays_rows_of(table):
             variable.assign(variable * tf.cast(tf.exp(self._log_of_decay(learning_rate)), variable.dtype))
+        tables = (variable, *self._state_of(variable))
         if not isinstance(gradient, tf.IndexedSlices):
-            self._update_all(tf.cast(gradient, variable.dtype), variable, own_rate)
+            self._apply([each.handle for each in tables], tf.cast(gradient, variable.dtype), own_rate)
             return
-        values = tf.cast(gradient.values, variable.dtype)
         factors = None
         if decay is not None:
-            _refuse_constraint(self._trainable_variables[index])
+            _refuse_constraint(table)
             factors = decay.advance(gradient.indices, self._log_of_decay(learning_rate), variable.dtype)
-        self._update_rows(gradient.indices, values, variable, own_rate, factors)
+            factors = tf.reshape(factors, [-1] + [1] * (variable.shape.rank - 1))
+        self._update_rows(gradient.indices, tf.cast(gradient.values, variable.dtype), tables, own_rate, factors)
 
     def get_config(self) -> dict[str, Any]:
         """The options."""
@@ -157,23 +160,44 @@ class RowSparse(keras.optimizers.Optimizer):
             del config[option]
         return {**config, "idle_decay": self.idle_decay}
 
+    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
+        """The optimizer's own variables that belong to a variable and have its shape."""
+        raise NotImplementedError
+
+    def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        """Update variables of one shape as a whole, in one pass over them.
+
+        Args:
+            handles: Of the weights and of their state, in the order of `_state_of`.
+            gradient: Of the weights, in their dtype.
+            learning_rate: In their dtype.
+        """
+        raise NotImplementedError
+
     def _update_rows(
-        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+        self,
+        rows: tf.Tensor,
+        gradient: tf.Tensor,
+        tables: Sequence[tf.Variable],
+        learning_rate: tf.Tensor,
+        decay: tf.Tensor | None,
     ) -> None:
-        """Update the rows of a table.
+        """Update rows of a table and of its state: taken out, updated as a whole, put back.
 
         Args:
             rows: Each once: int `[r]`.
             gradient: Of these rows: `[r, …]`.
-            variable: The table.
+            tables: The table, and its state.
             learning_rate: In the dtype of the table.
-            decay: What the rows have to be multiplied with first: `[r]`, or `None`.
+            decay: What the rows have to be multiplied with first: `[r, 1, …]`, or `None`.
         """
-        raise NotImplementedError
-
-    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
-        """Update a variable with a dense gradient, all in its dtype."""
-        super().update_step(gradient, variable, learning_rate)
+        found = [read_rows(table, rows) for table in tables]
+        if decay is not None:
+            found[0] *= decay
+        scratch = [in_scratch_variable(values, tables[0].device) for values in found]
+        self._apply(scratch, gradient, learning_rate)
+        for table, handle in zip(tables, scratch, strict=True):
+            write_rows(table, rows, of_scratch_variable(handle, gradient))
 
     def _backend_update_step(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
         self._once.forget()
@@ -283,47 +307,32 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
         del config["amsgrad"]
         return config
 
-    def _update_rows(
-        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
-    ) -> None:
-        momentum, velocity = self._moments(variable)
-        first = read_rows(momentum, rows)
-        first += (gradient - first) * (1 - self.beta_1)
-        second = read_rows(velocity, rows)
-        second += (tf.square(gradient) - second) * (1 - self.beta_2)
-        write_rows(momentum, rows, first)
-        write_rows(velocity, rows, second)
-        step_size = (
-            learning_rate * tf.sqrt(1 - self._power(self.beta_2, variable)) / (1 - self._power(self.beta_1, variable))
-        )
-        change = step_size * first / (tf.sqrt(second) + self.epsilon)
-        write_rows(variable, rows, _rows_of(variable, rows, decay) - change)
-
-    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
-        momentum, velocity = self._moments(variable)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=momentum.handle,
-            v=velocity.handle,
-            beta1_power=self._power(self.beta_1, variable),
-            beta2_power=self._power(self.beta_2, variable),
-            lr=learning_rate,
-            beta1=tf.constant(self.beta_1, variable.dtype),
-            beta2=tf.constant(self.beta_2, variable.dtype),
-            epsilon=tf.constant(self.epsilon, variable.dtype),
-            grad=gradient,
-        )
-
-    def _moments(self, variable: Any) -> tuple[tf.Variable, tf.Variable]:
+    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
         index = self._get_variable_index(variable)
         return self._momentums[index].value, self._velocities[index].value
 
-    def _power(self, beta: float, variable: Any) -> tf.Tensor:
-        """`β^t` of the step `t` that is being done, from 1."""
-        return self._once((beta, variable.dtype), lambda: tf.pow(tf.constant(beta, variable.dtype), self._step(variable)))
+    def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        weights, momentum, velocity = handles
+        dtype = gradient.dtype
+        tf.raw_ops.ResourceApplyAdam(
+            var=weights,
+            m=momentum,
+            v=velocity,
+            beta1_power=self._power(self.beta_1, dtype),
+            beta2_power=self._power(self.beta_2, dtype),
+            lr=learning_rate,
+            beta1=tf.constant(self.beta_1, dtype),
+            beta2=tf.constant(self.beta_2, dtype),
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=gradient,
+        )
 
-    def _step(self, variable: Any) -> tf.Tensor:
-        return self._once(variable.dtype, lambda: tf.cast(self.iterations + 1, variable.dtype))
+    def _power(self, beta: float, dtype: tf.DType) -> tf.Tensor:
+        """`β^t` of the step `t` that is being done, from 1."""
+        return self._once((beta, dtype), lambda: tf.pow(tf.constant(beta, dtype), self._step(dtype)))
+
+    def _step(self, dtype: tf.DType) -> tf.Tensor:
+        return self._once(dtype, lambda: tf.cast(self.iterations + 1, dtype))
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")
@@ -346,6 +355,8 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     Raises:
         ValueError: As `LazyAdam`; or `initial_accumulator_value` plus `epsilon` is not above 0.
     """
+
+    zeros_do_nothing = True
 
     def __init__(
         self,
@@ -376,29 +387,35 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
         """The options."""
         return {**super().get_config(), **self._options}
 
+    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
+        return (self._accumulators[self._get_variable_index(variable)].value,)
+
+    def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        tf.raw_ops.ResourceApplyAdagradV2(grad=gradient, **self._arguments(handles, learning_rate))
+
     def _update_rows(
-        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
+        self,
+        rows: tf.Tensor,
+        gradient: tf.Tensor,
+        tables: Sequence[tf.Variable],
+        learning_rate: tf.Tensor,
+        decay: tf.Tensor | None,
     ) -> None:
         if HAS_SLOW_ROWS:
-            accumulator = self._accumulators[self._get_variable_index(variable)].value
-            sums = read_rows(accumulator, rows) + tf.square(gradient)
-            write_rows(accumulator, rows, sums)
-            change = learning_rate * gradient * tf.math.rsqrt(sums)
-            write_rows(variable, rows, _rows_of(variable, rows, decay) - change)
+            super()._update_rows(rows, gradient, tables, learning_rate, decay)
             return
         if decay is not None:
-            write_rows(variable, rows, _rows_of(variable, rows, decay))
-        tf.raw_ops.ResourceSparseApplyAdagradV2(grad=gradient, indices=rows, **self._arguments(variable, learning_rate))
+            write_rows(tables[0], rows, read_rows(tables[0], rows) * decay)
+        arguments = self._arguments([table.handle for table in tables], learning_rate)
+        tf.raw_ops.ResourceSparseApplyAdagradV2(grad=gradient, indices=rows, **arguments)
 
-    def _update_all(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
-        tf.raw_ops.ResourceApplyAdagradV2(grad=gradient, **self._arguments(variable, learning_rate))
-
-    def _arguments(self, variable: Any, learning_rate: tf.Tensor) -> dict[str, Any]:
+    def _arguments(self, handles: Sequence[tf.Tensor], learning_rate: tf.Tensor) -> dict[str, Any]:
+        weights, accumulator = handles
         return {
-            "var": variable.handle,
-            "accum": self._accumulators[self._get_variable_index(variable)].value.handle,
+            "var": weights,
+            "accum": accumulator,
             "lr": learning_rate,
-            "epsilon": tf.constant(0, variable.dtype),
+            "epsilon": tf.constant(0, learning_rate.dtype),
         }
 
 
@@ -460,22 +477,23 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         del config["idle_decay"]
         return config
 
-    def _update_rows(
-        self, rows: tf.Tensor, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor, decay: tf.Tensor | None
-    ) -> None:
-        del decay
+    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
         index = self._get_variable_index(variable)
-        tf.raw_ops.ResourceSparseApplyFtrlV2(
-            var=variable.handle,
-            accum=self._accumulators[index].value.handle,
-            linear=self._linears[index].value.handle,
+        return self._accumulators[index].value, self._linears[index].value
+
+    def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        weights, accumulator, linear = handles
+        dtype = gradient.dtype
+        tf.raw_ops.ResourceApplyFtrlV2(
+            var=weights,
+            accum=accumulator,
+            linear=linear,
             grad=gradient,
-            indices=rows,
             lr=learning_rate,
-            l1=tf.constant(self.l1_regularization_strength, variable.dtype),
+            l1=tf.constant(self.l1_regularization_strength, dtype),
             l2=self.l2_regularization_strength + self.beta / (2 * learning_rate),
-            l2_shrinkage=tf.constant(self.l2_shrinkage_regularization_strength, variable.dtype),
-            lr_power=tf.constant(self.learning_rate_power, variable.dtype),
+            l2_shrinkage=tf.constant(self.l2_shrinkage_regularization_strength, dtype),
+            lr_power=tf.constant(self.learning_rate_power, dtype),
         )
 
 
@@ -532,9 +550,3 @@ class _Once:
 
     def forget(self) -> None:
         self._results = {}
-
-
-def _rows_of(variable: Any, rows: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
-    """Rows of a table, each multiplied with its decay if there is one."""
-    found = read_rows(variable, rows)
-    return found if decay is None else found * tf.reshape(decay, [-1] + [1] * (variable.shape.rank - 1))

@@ -1,7 +1,9 @@
 """`LazyAdam`, `SparseAdagrad` and `SparseFtrl` against Keras' optimizers on the same gradients made dense."""
 
 import json
+import resource
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -106,6 +108,11 @@ def assert_close(actual: Any, expected: Any, relative: float = 5e-5, message: st
     np.testing.assert_allclose(actual, expected, rtol=relative, atol=relative / 10, err_msg=message)
 
 
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
 eager_and_graph = pytest.mark.parametrize("how", ["eager", "function"])
 #: Every shape, one of them in a graph too.
 shape_and_how = pytest.mark.parametrize(
@@ -147,6 +154,22 @@ class TestSparseAdagrad:
             steps[0]([gradient])
             steps[1]([dense(gradient)])
         assert_close(ours.numpy(), theirs.numpy())
+
+
+@eager_and_graph
+@pytest.mark.parametrize("ours", [ours for ours, _ in PAIRS.values()], ids=PAIRS)
+def test_a_step_gives_back_the_memory_of_its_rows(ours: Callable[..., Any], how: str) -> None:
+    """Rows are updated in variables of their own, which must not outlive the step."""
+    weights = table(np.zeros((100_000, 32)))
+    optimizer = ours()
+    step = stepper(optimizer, [weights], how)
+    gradient = slices(range(100_000), weights.shape, seed=0)
+    step([gradient])
+    step([gradient])
+    before = _resident_bytes()
+    for _ in range(40):
+        step([gradient])
+    assert _resident_bytes() - before < 12 * gradient.values.shape.num_elements() * 4  # 80 to 120 if they did
 
 
 class TestSparseFtrl:
