@@ -97,6 +97,18 @@ def settings(**options: object) -> Settings:
     return replace(quick, **options)
 
 
+def test_the_profile_of_a_step() -> None:
+    arguments = ["--case", "tiny", "--contender", "RaFM"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step_profile", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    cells = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
+    milliseconds, times = ({row[0]: float(row[column]) for row in cells[1:]} for column in (1, 2))
+    assert milliseconds["Unique"] > 0
+    assert times["Unique"] == 1  # short operations are not all recorded by newer versions
+
+
 def test_a_case_from_the_command_line(tools: dict[str, str], tmp_path: Path) -> None:
     arguments = ["--cases", "tiny,frappe-fm64", "--runs", "2", "--seconds", "0.02", "--threads", "default", "--no-plot"]
     arguments += ["--steps-per-execution", "2", "--output", str(tmp_path)]

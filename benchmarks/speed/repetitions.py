@@ -38,7 +38,7 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
     samples = load(contender)
     counts = kr.count_features(samples, contender.workload.num_features)
     model = models.build(contender, counts, task["steps_per_execution"])
-    feed = (_Batches if contender.feed == "batches" else _Epochs)(contender, samples, task["steps_per_execution"])
+    feed = (CachedBatches if contender.feed == "batches" else _Epochs)(contender, samples, task["steps_per_execution"])
     feed.plan(model, task["seconds"])
     about = {"parameters": models.num_parameters(model), "steps_per_repetition": feed.steps, **versions()}
 
@@ -78,8 +78,15 @@ class EpochTimes(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._started)
 
 
-class _Batches:
-    """Batches that are cut, shuffled and cached already."""
+class CachedBatches:
+    """Batches that are cut, shuffled and cached already.
+
+    Attributes:
+        batches: The ids: `[batches, B, F]`.
+        epochs: Of a repetition.
+        steps: Of a repetition.
+        num_samples: Of a repetition.
+    """
 
     def __init__(self, contender: TensorFlowContender, samples: kr.data.Samples, steps_per_execution: int) -> None:
         size = contender.batch_size
@@ -100,15 +107,17 @@ class _Batches:
         """Choose how many steps a repetition has."""
         times = EpochTimes()
         self.steps = max(len(self.batches), self._steps_per_execution)  # every batch once, so that all are cached
-        self._fit(model, 3, times)
+        self.train(model, 3, times)
         executions = math.ceil(seconds * self.steps / seconds_of(times) / self._steps_per_execution)
         self.steps = executions * self._steps_per_execution
         self.num_samples = self.steps * self._batch_size
 
     def fit(self, model: keras.Model, callback: keras.callbacks.Callback) -> None:
-        self._fit(model, 10**9, callback)
+        """Train until the callback ends it."""
+        self.train(model, 10**9, callback)
 
-    def _fit(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
+    def train(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
+        """Train for so many epochs of `steps` steps."""
         model.fit(self._dataset, steps_per_epoch=self.steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[callback])
 
 
@@ -125,15 +134,15 @@ class _Epochs:
     def plan(self, model: keras.Model, seconds: float) -> None:
         """Choose how many epochs a repetition has."""
         times = EpochTimes()
-        self._fit(model, 3, times)
+        self.train(model, 3, times)
         self.epochs = max(_FEWEST_EPOCHS, math.ceil(seconds / seconds_of(times)))
         self.steps = self.epochs * math.ceil(len(self._samples) / self._batch_size)
         self.num_samples = self.epochs * len(self._samples)
 
     def fit(self, model: keras.Model, callback: keras.callbacks.Callback) -> None:
-        self._fit(model, 10**9, callback)
+        self.train(model, 10**9, callback)
 
-    def _fit(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
+    def train(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
         how: dict[str, Any] = {"epochs": epochs, "verbose": 1, "callbacks": [callback]}
         if self._arrays:
             model.fit(self._samples.ids, self._samples.labels, batch_size=self._batch_size, **how)
@@ -145,7 +154,7 @@ class _Epochs:
 class _OnDemand(keras.callbacks.Callback):
     """Holds training between repetitions. The first epochs are discarded."""
 
-    def __init__(self, channel: Channel, feed: _Batches | _Epochs, about: dict[str, Any], answer: Any) -> None:
+    def __init__(self, channel: Channel, feed: CachedBatches | _Epochs, about: dict[str, Any], answer: Any) -> None:
         super().__init__()
         self._channel, self._feed, self._about, self._answer = channel, feed, about, answer
         self._epochs_left = feed.epochs

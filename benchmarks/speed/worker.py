@@ -18,7 +18,7 @@ from benchmarks.speed.specs import THREADS
 def main() -> None:
     channel = Channel()
     task = channel.receive()
-    _set_threads(task["threads"])
+    set_threads(task["threads"])
 
     from benchmarks.speed import footprint, repetitions, training
 
@@ -26,7 +26,7 @@ def main() -> None:
     tasks[task.pop("name")](task, channel)
 
 
-def _set_threads(choice: str) -> None:
+def set_threads(choice: str) -> None:
     if choice not in THREADS:
         raise ValueError(f"`threads` must be one of {THREADS}. Received: threads={choice!r}")
     if choice == "one-per-op":

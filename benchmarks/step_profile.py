@@ -1,0 +1,99 @@
+"""What a training step spends its time on: core milliseconds per step of each kind of operation.
+
+    python -m benchmarks.step_profile [--case large] [--contender "RaFM 32+512, LazyAdam"] [--threads default]
+                                      [--data ../shared/data] [--single]
+
+By TensorFlow's profiler, over steps of a case of `python -m benchmarks`, 16 of them per execution. It slows the step down
+by a few per cent. TensorFlow 2.21 records few of the operations that take microseconds, 2.17 all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+import keras_rafm as kr
+from benchmarks.speed import cases, models, repetitions
+from benchmarks.speed.specs import THREADS, TensorFlowContender
+from benchmarks.speed.worker import set_threads
+from benchmarks.speed.workloads import frappe
+
+_STEPS_PER_EXECUTION, _EXECUTIONS = 16, 4
+_NEEDING_NOTHING = {**cases.DRAWN, **cases.HIDDEN}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default="large", choices=[*cases.ON_FRAPPE, *_NEEDING_NOTHING])
+    parser.add_argument("--contender", default="RaFM 32+512, SparseAdagrad", help="its name in the report of the case")
+    parser.add_argument("--threads", default="one-per-op", choices=THREADS)
+    parser.add_argument("--data", type=Path, help="folder that holds frappe, for cases of its data")
+    parser.add_argument("--single", action="store_true", help="list single operations, not kinds")
+    options = parser.parse_args()
+    set_threads(options.threads)
+    contender = _contender(parser, options)
+    samples = repetitions.load(contender)
+    model = models.build(contender, kr.count_features(samples, contender.workload.num_features), _STEPS_PER_EXECUTION)
+    feed = repetitions.CachedBatches(contender, samples, _STEPS_PER_EXECUTION)
+    times = repetitions.EpochTimes()
+    feed.plan(model, seconds=2.0)
+    feed.train(model, 3, times)
+    step = 1000 * repetitions.seconds_of(times) / feed.steps
+    with tempfile.TemporaryDirectory() as folder:
+        feed.steps = _EXECUTIONS * _STEPS_PER_EXECUTION
+        with tf.profiler.experimental.Profile(folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3)):
+            feed.train(model, 1, times)
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        milliseconds, numbers = _operations(file, options.single)
+    busy = sum(milliseconds.values()) / feed.steps
+    print(f"{contender.name}: {step:.2f} ms a step without the profiler; {busy:.1f} core milliseconds in operations")
+    print("| operation | core ms per step | times per step |\n|---|---:|---:|")
+    for name, total in milliseconds.most_common(40):
+        print(f"| {name} | {total / feed.steps:.2f} | {numbers[name] / feed.steps:.1f} |")
+
+
+def _contender(parser: argparse.ArgumentParser, options: argparse.Namespace) -> TensorFlowContender:
+    if options.case in _NEEDING_NOTHING:
+        case = _NEEDING_NOTHING[options.case]()
+    elif options.data is None:
+        parser.error(f"--data is needed for {options.case}")
+    else:
+        case = cases.ON_FRAPPE[options.case](frappe(options.data))
+    found = {each.name: each for each in case.contenders if isinstance(each, TensorFlowContender)}
+    if options.contender not in found:
+        parser.error(f"{options.case} has no {options.contender!r}, but {', '.join(map(repr, found))}")
+    return found[options.contender]
+
+
+def _operations(file: Path, single: bool) -> tuple[Counter[str], Counter[str]]:
+    """Milliseconds and number of each operation, what is nested in another one left out of that."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space: Any = xplane_pb2.XSpace()
+    space.ParseFromString(file.read_bytes())
+    milliseconds: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = plane.event_metadata[event.metadata_id].name
+                path, _, kind = name.rpartition(":")
+                # An operation is recorded as `path/to/its/name:Kind`, by the thread that it ran on.
+                if not path or not kind.isidentifier() or " " in path or "::" in name:
+                    continue
+                key = f"{path.rpartition('StatefulPartitionedCall/')[2]}:{kind}" if single else kind
+                milliseconds[key] += event.duration_ps / 1e9
+                numbers[key] += 1
+    return milliseconds, numbers
+
+
+if __name__ == "__main__":
+    main()
