@@ -74,7 +74,7 @@ def _contender(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def _operations(file: Path, single: bool) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds and number of each operation, what is nested in another one left out of that."""
+    """Milliseconds and number of each operation."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space: Any = xplane_pb2.XSpace()

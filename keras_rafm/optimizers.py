@@ -144,7 +144,7 @@ class RowSparse(keras.optimizers.Optimizer):
             variable.assign(variable * tf.cast(tf.exp(self._log_of_decay(learning_rate)), variable.dtype))
         tables = (variable, *self._state_of(variable))
         if not isinstance(gradient, tf.IndexedSlices):
-            self._apply([each.handle for each in tables], tf.cast(gradient, variable.dtype), own_rate)
+            self._update_all(tf.cast(gradient, variable.dtype), tables, own_rate)
             return
         factors = None
         if decay is not None:
@@ -173,6 +173,10 @@ class RowSparse(keras.optimizers.Optimizer):
             learning_rate: In their dtype.
         """
         raise NotImplementedError
+
+    def _update_all(self, gradient: tf.Tensor, tables: Sequence[tf.Variable], learning_rate: tf.Tensor) -> None:
+        """Update a variable and its state as a whole."""
+        self._apply([table.handle for table in tables], gradient, learning_rate)
 
     def _update_rows(
         self,
@@ -480,6 +484,10 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
     def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
         index = self._get_variable_index(variable)
         return self._accumulators[index].value, self._linears[index].value
+
+    def _update_all(self, gradient: tf.Tensor, tables: Sequence[tf.Variable], learning_rate: tf.Tensor) -> None:
+        # TensorFlow's kernel makes a weight of 0 of a gradient that is not a number, which would hide it.
+        keras.optimizers.Ftrl.update_step(self, gradient, tables[0], learning_rate)
 
     def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
         weights, accumulator, linear = handles

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import tensorflow as tf
 
-#: `ResourceHandle::ANONYMOUS_NAME` of TensorFlow: each time such a variable is made, it is a new one.
+# `ResourceHandle::ANONYMOUS_NAME` of TensorFlow: each time such a variable is made, it is a new one.
 _ANONYMOUS = "cd2c89b7-88b7-44c8-ad83-06c2a9158347"
 
 
@@ -32,7 +33,10 @@ def in_scratch_variable(values: tf.Tensor, device: str) -> tf.Tensor:
     """
     with tf.device(device):
         shape = tf.TensorShape([None, *values.shape[1:]])
-        handle = tf.raw_ops.VarHandleOp(dtype=values.dtype, shape=shape, shared_name=_ANONYMOUS)
+        # `tf.saved_model.load` makes an ordinary name of it, which all would share: so each has a container of its own.
+        handle = tf.raw_ops.VarHandleOp(
+            dtype=values.dtype, shape=shape, shared_name=_ANONYMOUS, container=f"keras_rafm_{uuid.uuid4().hex}"
+        )
         tf.raw_ops.AssignVariableOp(resource=handle, value=values)
     return handle
 

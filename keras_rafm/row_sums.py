@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.columns import two_columns
 from keras_rafm.interactions import square_norms
 from keras_rafm.lookup import RangeReads
 from keras_rafm.scopes import is_inference, is_serving
@@ -108,7 +107,7 @@ class _Matrix:
         """`X · v` of vectors (`[B]` of `[r]`), or `Xᵀ · v`, all in one product; `squared`: of the sums of `x_i²`."""
         if not vectors:
             return []
-        columns = two_columns(*vectors) if len(vectors) == 2 else tf.stack(list(vectors), axis=1)
+        columns = tf.stack(list(vectors), axis=1)
         return tf.unstack(self._sparse_product(columns, transposed, squared), num=len(vectors), axis=1)
 
     def _product(self, dense: tf.Tensor, transposed: bool) -> tf.Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_rafm as kr
 
@@ -186,3 +187,25 @@ def test_perfect_imitation_has_no_gradient() -> None:
     before = layer.factors(1)[1]
     model.train_on_batch(np.array([[0, 1]]), np.array([[1.0]]))
     np.testing.assert_allclose(layer.factors(1)[1], before, atol=1e-10)
+
+
+@pytest.mark.parametrize("has_values", [False, True])
+def test_gradients_of_gradients(has_values: bool) -> None:
+    """The score is quadratic in the factors, so its gradient is linear in them."""
+    layer = kr.RaFMLayer(kr.RankPlan(LEVELS, RANKS), seed=1)
+    inputs = {"ids": IDS, "values": VALUES} if has_values else IDS
+    layer(inputs)
+    table = layer.free_tables[1]
+    direction = np.random.default_rng(0).normal(size=table.shape)
+
+    def gradient() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            score = tf.reduce_sum(layer(inputs, training=True))
+        return tf.convert_to_tensor(tape.gradient(score, table.value))
+
+    with tf.GradientTape() as tape:
+        along = tf.reduce_sum(gradient() * direction)
+    second = tf.convert_to_tensor(tape.gradient(along, table.value))
+    before = gradient()
+    table.assign_add(direction)
+    np.testing.assert_allclose(second, gradient() - before, rtol=1e-9, atol=1e-12)

@@ -156,7 +156,35 @@ class TestSparseAdagrad:
         assert_close(ours.numpy(), theirs.numpy())
 
 
+@pytest.mark.parametrize("ours", [ours for ours, _ in PAIRS.values()], ids=PAIRS)
+def test_a_training_step_in_a_saved_model(ours: Callable[..., Any], tmp_path: Path) -> None:
+    class Trainer(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = [table(normal(seed, 7, 3), f"table_{seed}") for seed in (1, 2)]
+            self.optimizer = ours()
+            self.optimizer.build(self.tables)
+            self.weights = [weights.value for weights in self.tables]  # Keras variables are not saved by themselves
+            self.state = [variable.value for variable in self.optimizer.variables]
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 3])])
+        def step(self, rows: tf.Tensor, values: tf.Tensor) -> list[tf.Tensor]:
+            gradient = tf.IndexedSlices(values, rows, tf.constant([7, 3]))
+            self.optimizer.apply([gradient, tf.IndexedSlices(2 * values[:2], rows[:2], tf.constant([7, 3]))], self.tables)
+            return [tf.identity(weights) for weights in self.weights]
+
+    trainer = Trainer()
+    tf.saved_model.save(trainer, str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    for rows in BATCHES:
+        values = normal(3, len(rows), 3).astype(np.float32)
+        arguments = (tf.constant(rows, tf.int32, [len(rows)]), tf.constant(values))
+        for theirs, expected in zip(loaded.step(*arguments), trainer.step(*arguments), strict=True):
+            assert_close(theirs, expected)
+
+
 @eager_and_graph
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc says how much memory is used")
 @pytest.mark.parametrize("ours", [ours for ours, _ in PAIRS.values()], ids=PAIRS)
 def test_a_step_gives_back_the_memory_of_its_rows(ours: Callable[..., Any], how: str) -> None:
     """Rows are updated in variables of their own, which must not outlive the step."""
