@@ -37,6 +37,8 @@ class RowSparse(keras.optimizers.Optimizer):
     """
 
     loss_scale_factor: float | None
+    #: Attributes of the Keras optimizer: lists of its variables that have the shapes of the weights, in their order.
+    state_names: tuple[str, ...] = ()
     #: Whether rows of tables whose gradient is zero are left alone in any case, also where a table is read whole.
     leaves_zeros_alone = False
     #: Whether the update of a row whose gradient is zero leaves it as it is, decay aside.
@@ -142,7 +144,7 @@ class RowSparse(keras.optimizers.Optimizer):
         own_rate = tf.cast(learning_rate, variable.dtype)
         if is_whole and self._decays_rows_of(table):
             variable.assign(variable * tf.cast(tf.exp(self._log_of_decay(learning_rate)), variable.dtype))
-        tables = (variable, *self._state_of(variable))
+        tables = (variable, *(getattr(self, name)[index].value for name in self.state_names))
         if not isinstance(gradient, tf.IndexedSlices):
             self._update_all(tf.cast(gradient, variable.dtype), tables, own_rate)
             return
@@ -160,15 +162,11 @@ class RowSparse(keras.optimizers.Optimizer):
             del config[option]
         return {**config, "idle_decay": self.idle_decay}
 
-    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
-        """The optimizer's own variables that belong to a variable and have its shape."""
-        raise NotImplementedError
-
     def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
         """Update variables of one shape as a whole, in one pass over them.
 
         Args:
-            handles: Of the weights and of their state, in the order of `_state_of`.
+            handles: Of the weights and of their state, in the order of `state_names`.
             gradient: Of the weights, in their dtype.
             learning_rate: In their dtype.
         """
@@ -283,6 +281,8 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
             is asked for, which would touch whole tables.
     """
 
+    state_names = ("_momentums", "_velocities")
+
     def __init__(
         self,
         learning_rate: Any = 0.001,
@@ -310,10 +310,6 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
         config = super().get_config()
         del config["amsgrad"]
         return config
-
-    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
-        index = self._get_variable_index(variable)
-        return self._momentums[index].value, self._velocities[index].value
 
     def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
         weights, momentum, velocity = handles
@@ -360,6 +356,7 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
         ValueError: As `LazyAdam`; or `initial_accumulator_value` plus `epsilon` is not above 0.
     """
 
+    state_names = ("_accumulators",)
     zeros_do_nothing = True
 
     def __init__(
@@ -390,9 +387,6 @@ class SparseAdagrad(RowSparse, keras.optimizers.Adagrad):
     def get_config(self) -> dict[str, Any]:
         """The options."""
         return {**super().get_config(), **self._options}
-
-    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
-        return (self._accumulators[self._get_variable_index(variable)].value,)
 
     def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
         tf.raw_ops.ResourceApplyAdagradV2(grad=gradient, **self._arguments(handles, learning_rate))
@@ -447,6 +441,7 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         ValueError: As `LazyAdam`.
     """
 
+    state_names = ("_accumulators", "_linears")
     leaves_zeros_alone = True
 
     def __init__(
@@ -481,12 +476,7 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
         del config["idle_decay"]
         return config
 
-    def _state_of(self, variable: Any) -> tuple[tf.Variable, ...]:
-        index = self._get_variable_index(variable)
-        return self._accumulators[index].value, self._linears[index].value
-
     def _update_all(self, gradient: tf.Tensor, tables: Sequence[tf.Variable], learning_rate: tf.Tensor) -> None:
-        # TensorFlow's kernel makes a weight of 0 of a gradient that is not a number, which would hide it.
         keras.optimizers.Ftrl.update_step(self, gradient, tables[0], learning_rate)
 
     def _apply(self, handles: Sequence[tf.Tensor], gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
@@ -503,6 +493,10 @@ class SparseFtrl(RowSparse, keras.optimizers.Ftrl):
             l2_shrinkage=tf.constant(self.l2_shrinkage_regularization_strength, dtype),
             lr_power=tf.constant(self.learning_rate_power, dtype),
         )
+        # The kernel makes a weight of 0 of what is not a number, which would hide it.
+        is_finite = tf.math.is_finite(tf.raw_ops.ReadVariableOp(resource=linear, dtype=dtype))
+        lost = tf.where(is_finite, tf.constant(0, dtype), tf.constant(math.nan, dtype))
+        tf.raw_ops.AssignAddVariableOp(resource=weights, value=lost)
 
 
 class FlushIdleDecay(keras.callbacks.Callback):
