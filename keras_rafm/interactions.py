@@ -70,18 +70,20 @@ def terms_of_levels(levels: Sequence[LevelSums], dependent_gradient: DependentGr
 
     def terms(*flat: tf.Tensor) -> tuple[list[tf.Tensor], _Gradient]:
         of_levels = tf.nest.pack_sequence_as(sums, list(flat))
-        done = [_last_level(*own) if len(own) == 2 else _level(moves_dependent, *own) for own in of_levels]
+        values, gradients = zip(
+            *(_last_level(*its) if len(its) == 2 else _level(moves_dependent, *its) for its in of_levels), strict=True
+        )
 
         def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
             result: list[Sequence[tf.Tensor]] = []
             before: list[tf.Tensor] = []
-            for index in reversed(range(len(done))):
+            for index in reversed(range(len(gradients))):
                 with tf.control_dependencies(before):
-                    result.append(done[index][1](*upstream[3 * index : 3 * index + 3]))
-                before = [result[-1][0]]
+                    result.append(gradients[index](*upstream[3 * index : 3 * index + 3]))
+                before = [result[-1][0]]  # that of U_k
             return tf.nest.flatten(result[::-1])
 
-        return tf.nest.flatten([values for values, _ in done]), gradient
+        return tf.nest.flatten(values), gradient
 
     flat = tf.nest.flatten(sums)
     # An exported model has no use for gradients, and loading one with such functions warns.

@@ -200,7 +200,10 @@ class _Readers(NamedTuple):
 def _slots(
     ids: tf.Tensor, slot_of_feature: tf.Tensor, num_features: int, where: str, are_many: bool = False
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The slot of each id, and `num_features` for what is to be dropped; and whether nothing is."""
+    """The slot of each id, and `num_features` for what is to be dropped; and whether nothing is.
+
+    `are_many`: these are the ids of all occurrences, not the distinct ones alone.
+    """
     nothing_dropped = (tf.reduce_min(ids) >= 0) & (tf.reduce_max(ids) < num_features)
 
     def looked_up(known_ids: tf.Tensor) -> tf.Tensor:

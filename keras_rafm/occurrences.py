@@ -191,7 +191,9 @@ def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: st
             f"{where}: ragged `ids` and `values` must have rows of the same lengths. Received the row lengths, ids first",
             lambda: tf.concat([id_splits[1:] - id_splits[:-1], value_splits[1:] - value_splits[:-1]], axis=0),
         )
-    with tf.control_dependencies(checked):
+    if flat_values is not None:
+        with tf.control_dependencies(checked):
+            flat_values = tf.identity(flat_values)  # a reshape wouldn't wait: Grappler removes one that changes nothing
         flat_values = _flat_values(flat_values, dtype)
     samples, num_samples = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)
     return Occurrences(samples, ids.flat_values, flat_values, num_samples, dtype)
