@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_rafm.interactions import square_norms
 from keras_rafm.lookup import RangeReads
 from keras_rafm.scopes import is_inference, is_serving
-from keras_rafm.versions import HAS_SLOW_ROWS
+from keras_rafm.versions import HAS_SLOW_ROWS, is_deterministic
 
 # Rows up to this width are multiplied by SparseTensorDenseMatMul, wider ones by a CSR matrix, which has to be made and
 # transposed but multiplies on all cores.
@@ -111,7 +111,8 @@ class _Matrix:
         return tf.unstack(self._sparse_product(columns, transposed, squared), num=len(vectors), axis=1)
 
     def _product(self, dense: tf.Tensor, transposed: bool) -> tf.Tensor:
-        if dense.shape[1] <= _MAX_WIDTH_WITHOUT_CSR:
+        # The CSR product with a transposed matrix rounds differently from run to run.
+        if dense.shape[1] <= _MAX_WIDTH_WITHOUT_CSR or is_deterministic():
             return self._sparse_product(dense, transposed)
         # These kernels crash on a matrix without rows or columns, hence the guards.
         rows = tf.shape(dense)[0]
