@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from keras_rafm.data._checks import Task, check_task, positive_int
+from keras_rafm.data._delimited_format import MalformedRowError
 
 MAX_ID: Final = 2**63 - 1
 COMMENT: Final = re.compile(rb"#[^\n]*")
@@ -66,7 +67,7 @@ class MalformedLineError(ValueError):
 
 def first_error(
     path: str, first_line: int, text: bytes, file_format: LibfmFormat, negative_label: float | None
-) -> ValueError:
+) -> MalformedRowError:
     """The error of the first malformed line of a block that has one.
 
     Args:
@@ -86,7 +87,7 @@ def first_error(
             for field, token in enumerate(tokens[1:]):
                 _check_occurrence(token, field, file_format)
         except MalformedLineError as error:
-            return ValueError(f"{path}, line {number}: {error}")
+            return MalformedRowError(path, number, None, str(error))
     raise AssertionError(f"{path}: no malformed line from line {first_line} on, although parsing failed")
 
 

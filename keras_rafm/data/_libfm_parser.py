@@ -5,11 +5,12 @@ It only tells whether a block has a malformed line; `_libfm_format.first_error` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_rafm.data._delimited_format import MalformedRowError
 from keras_rafm.data._libfm_format import COMMENT, LibfmFormat, first_error, parsed_id
 from keras_rafm.data._libfm_lines import blocks_of_lines
 from keras_rafm.data._rows import Rows
@@ -26,27 +27,59 @@ class _MalformedBlockError(Exception):
     """Some line of the block is not legal."""
 
 
-def parse_file(path: str, file_format: LibfmFormat, block_bytes: int) -> Iterator[Rows]:
+def parse_file(
+    path: str,
+    file_format: LibfmFormat,
+    block_bytes: int,
+    on_error: Callable[[MalformedRowError], None] | None = None,
+) -> Iterator[Rows]:
     """The samples of one file in blocks, classes as 0 and 1, ids 0-based and int64 only in blocks that need it.
+
+    Args:
+        path: Name of the file.
+        file_format: Which lines are legal.
+        block_bytes: About how many bytes are parsed at once.
+        on_error: Called with the error of each malformed line in order; such lines are left out. With `None`, the first one
+            is raised.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is malformed, the file is damaged gzip, or it has no samples.
+        MalformedRowError: A line is malformed and there is no `on_error`.
+        ValueError: The file is damaged gzip, or it has no samples.
     """
     negative_label: float | None = None
     line = 1
     empty = True
     for text in blocks_of_lines(path, block_bytes):
-        try:
-            rows, negative_label = _parse(text, file_format, negative_label)
-        except _MalformedBlockError:
-            raise first_error(path, line, text, file_format, negative_label) from None
-        line += text.count(b"\n")
-        if len(rows):
-            empty = False
-            yield rows
+        parts = [text]
+        while parts:
+            part = parts.pop()
+            try:
+                rows, negative_label = _parse(part, file_format, negative_label)
+            except _MalformedBlockError:
+                middle = _middle(part)
+                if on_error is not None and middle:
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                error = first_error(path, line, part, file_format, negative_label)
+                if on_error is None:
+                    raise error from None
+                on_error(error)
+                empty = False
+                line += 1
+                continue
+            line += part.count(b"\n")
+            if len(rows):
+                empty = False
+                yield rows
     if empty:
         raise ValueError(f"{path}: expected at least one sample, found none")
+
+
+def _middle(text: bytes) -> int:
+    """Where a line near the middle begins; 0 where there is one line."""
+    end = text.find(b"\n", len(text) // 2) + 1
+    return end if end < len(text) else text.rfind(b"\n", 0, len(text) - 1) + 1
 
 
 def _parse(text: bytes, file_format: LibfmFormat, negative_label: float | None) -> tuple[Rows, float | None]:
