@@ -1,11 +1,21 @@
 """Rank-Aware Factorization Machines (RaFM, Chen et al., ICML 2019) as TensorFlow/Keras layers."""
 
-from keras_rafm import data, optimizers
+from keras_rafm import callbacks, data, optimizers, plots
 from keras_rafm.data import count_features
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.model import RaFMModel
 from keras_rafm.rank_plan import RankPlan
 from keras_rafm.serving.export import export
 
-__all__ = ["RaFMLayer", "RaFMModel", "RankPlan", "count_features", "data", "export", "optimizers"]
+__all__ = [
+    "RaFMLayer",
+    "RaFMModel",
+    "RankPlan",
+    "callbacks",
+    "count_features",
+    "data",
+    "export",
+    "optimizers",
+    "plots",
+]
 __version__ = "0.1.0"
