@@ -4,6 +4,16 @@ from pathlib import Path
 
 import pytest
 
-FRAPPE = Path(__file__).resolve().parents[2] / "shared" / "data" / "frappe"
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+FRAPPE = DATA / "frappe"
+ML_100K = DATA / "ml-100k"
+YELP = DATA / "yelp"
+CRITEO = DATA / "criteo-10k"
+
+
+def needs(folder: Path) -> pytest.MarkDecorator:
+    """Skips a test where a folder of real data is absent."""
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"there is no data in {folder}")
+
 
 needs_frappe = pytest.mark.skipif(not FRAPPE.is_dir(), reason=f"there is no Frappe data in {FRAPPE}")

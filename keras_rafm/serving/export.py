@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_rafm.data.encoder import tables_from_files
+from keras_rafm.data.schema import Schema
 from keras_rafm.downstream import node_of, nodes_above
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
@@ -19,8 +22,11 @@ from keras_rafm.layer import RaFMLayer
 from keras_rafm.occurrences import PADDING_ID
 from keras_rafm.scopes import serving
 
+_EXTRA = "assets.extra"
+_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # TensorFlow renames any other input of a signature
 
-def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
+
+def export(model: keras.Model, path: str | os.PathLike[str], schema: Schema | None = None) -> Path:
     """Write a functional model with a `RaFMLayer` as the next version of a SavedModel, for TF Serving.
 
     The signature `serving_default` takes named inputs:
@@ -32,7 +38,11 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
       ragged or sparse model takes them padded in the same way;
     - any other input of the model under its own name. So do ids and values of a model with several of them.
 
-    It gives `score` (the model's output; the logit for a log-loss model) and, if the model is compiled with a log-loss,
+    With a `schema` there is also the signature `raw`, which takes the schema's columns by name, string, int64 or float32
+    `[B]`, lists as `[B, n]` padded with missing values (empty strings, −2**63, NaN). The vocabularies are assets of the
+    SavedModel, and the schema itself is beside it, in `assets.extra/schema`.
+
+    Both give `score` (the model's output; the logit for a log-loss model) and, if the model is compiled with a log-loss,
     `probability`; both `[B, 1]`. With several outputs these are `score_NAME` and `probability_NAME`.
 
     The version is written beside the model directory under a name that starts with a dot, and then renamed, so a server
@@ -41,14 +51,17 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     Args:
         model: A functional model, `RaFMModel` or other, or a built Sequential.
         path: The model directory, which is made if needed. It holds nothing but integer versions.
+        schema: What maps raw columns to the inputs of the model, which are those of `schema.inputs()`.
 
     Returns:
         The new version directory: `path/1`, or one above the highest there.
 
     Raises:
         TypeError: The model is neither functional nor a built Sequential.
+        RuntimeError: The schema was not adapted.
         ValueError: There is no `RaFMLayer` in the model, the directory is not a local one or holds something else than
-            versions, or an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`.
+            versions, an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`, or the model was not made
+            for the schema, one of whose columns may have a name that a signature can't have.
     """
     if isinstance(model, keras.Sequential) and model.built:
         graph = keras.Model(model.inputs, model.outputs)
@@ -64,23 +77,71 @@ def export(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     settle(model.variables)
     directory = Path(path)
     inputs = _serving_inputs(graph)
+    if schema is not None:
+        _check_schema(schema, graph, inputs)
     version = _next_version(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint("serving_default", _serving_function(graph, inputs, _heads(graph, model)), inputs.specs)
+        serve = _serving_function(graph, inputs, _heads(graph, model))
+        archive.add_endpoint("serving_default", serve, inputs.specs)
+        if schema is not None:
+            folder = unfinished / "schema"
+            _add_raw_endpoint(archive, serve, inputs, schema, folder)
         archive.write_out(
             str(unfinished / "model"),
             tf.saved_model.SaveOptions(experimental_custom_gradients=False),
             verbose=False,
         )
+        if schema is not None:
+            (unfinished / "model" / _EXTRA).mkdir()
+            folder.rename(unfinished / "model" / _EXTRA / "schema")
         directory.mkdir(exist_ok=True)
         (unfinished / "model").rename(directory / str(version))
     finally:
         shutil.rmtree(unfinished)
     return directory / str(version)
+
+
+def _check_schema(schema: Schema, model: keras.Model, inputs: _ServingInputs) -> None:
+    expected = {"ids", "values"} if schema.has_values else {"ids"}
+    found = {spec.name for spec in inputs.specs}
+    if found != expected:
+        raise ValueError(
+            f"the model must have the inputs of schema.inputs(), {sorted(expected)}, to be exported with the schema. "
+            f"Received a model with the inputs {sorted(found)}"
+        )
+    illegal = [column.name for column in schema.raw_columns(training=False) if not _INPUT_NAME.fullmatch(column.name)]
+    if illegal:
+        raise ValueError(
+            f"columns of an exported schema must have names of letters, digits and underscores, a letter first. "
+            f"Received: {illegal}"
+        )
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, RaFMLayer) and layer.num_features != schema.num_features:
+            raise ValueError(
+                f"the schema must be the one that the model was made for. Received: a schema of {schema.num_features:,} "
+                f"features, and {layer.name} of {layer.num_features:,}"
+            )
+
+
+def _add_raw_endpoint(
+    archive: keras.export.ExportArchive, serve: Any, inputs: _ServingInputs, schema: Schema, folder: Path
+) -> None:
+    """The signature `raw`. The schema is written to the folder, from where its vocabularies become assets."""
+    schema.save(folder)
+    encoder = schema.new_encoder(tables_from_files(folder, schema.columns))
+    columns = schema.raw_columns(training=False)
+    archive.track(encoder)
+
+    def serve_raw(*raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        encoded = encoder(dict(zip((column.name for column in columns), raw, strict=True)))
+        return serve(*(tf.cast(encoded[spec.name], spec.dtype) for spec in inputs.specs))
+
+    specs = [tf.TensorSpec([None, None] if c.is_list else [None], tf.as_dtype(c.dtype), c.name) for c in columns]
+    archive.add_endpoint("raw", serve_raw, specs)
 
 
 class _ServingInputs(NamedTuple):

@@ -1,0 +1,85 @@
+"""Raw data of any kind -> how often each value of each column occurs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_rafm.data import _blocks
+from keras_rafm.data._files import files_of
+from keras_rafm.data._raw import RawColumn
+from keras_rafm.data._reading import one_format
+from keras_rafm.data.columns import Column
+from keras_rafm.data.encoder import as_raw_batch
+from keras_rafm.data.formats import FileFormat, OnError, PythonFormat
+from keras_rafm.data.value_counts import ValueCounter, ValueCounts
+
+
+def count_values(
+    columns: Mapping[str, Column], data: Any, file_format: FileFormat | None, on_error: OnError | None
+) -> dict[str, ValueCounts]:
+    """As `Schema.count_values`, of the given columns."""
+    raw_columns = [raw for name, column in columns.items() for raw in column.raw_columns(name)]
+    if _names_files(data):
+        return _count_files(columns, raw_columns, data, file_format, on_error)
+    if file_format is not None or on_error is not None:
+        raise ValueError(f"`file_format` and `on_error` are for files. Received data of type {type(data).__name__}")
+    if isinstance(data, tf.data.Dataset):
+        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError("`data` must be finite. Received a tf.data.Dataset that repeats without end")
+        return _count_batches(columns, raw_columns, data)
+    if isinstance(data, Mapping):
+        return _count_batches(columns, raw_columns, [data])
+    raise TypeError(
+        "`data` must be files, a mapping of columns, a tf.data.Dataset of such mappings, or counts of values. "
+        f"Received: {type(data).__name__}"
+    )
+
+
+def _names_files(data: Any) -> bool:
+    if isinstance(data, str | os.PathLike):
+        return True
+    return isinstance(data, Sequence) and all(isinstance(item, str | os.PathLike) for item in data)
+
+
+def _count_files(
+    columns: Mapping[str, Column],
+    raw_columns: list[RawColumn],
+    paths: Any,
+    file_format: FileFormat | None,
+    on_error: OnError | None,
+) -> dict[str, ValueCounts]:
+    files = files_of(paths)
+    reader = one_format(files, file_format)
+    batches: Iterable[Any]
+    if isinstance(reader, PythonFormat):  # not by way of tf.data, where an error would lose its type
+        batches = _eager_blocks(reader, files, raw_columns, on_error)
+    else:
+        batches = tf.data.Dataset.from_tensor_slices(files).flat_map(reader.opener(raw_columns, on_error))
+    return _count_batches(columns, raw_columns, batches)
+
+
+def _eager_blocks(
+    reader: PythonFormat, files: Sequence[str], raw_columns: list[RawColumn], on_error: OnError | None
+) -> Iterator[Any]:
+    for file in files:
+        blocks = reader.blocks(file, raw_columns, on_error)
+        for texts, arrays in _blocks.as_arrays(blocks, raw_columns, reader.shares_text):
+            yield _blocks.as_raw_columns(texts, arrays, raw_columns)
+
+
+def _count_batches(
+    columns: Mapping[str, Column], raw_columns: list[RawColumn], batches: Iterable[Any]
+) -> dict[str, ValueCounts]:
+    counters = {name: ValueCounter(column.dtype) for name, column in columns.items()}
+    for batch in batches:
+        raw = as_raw_batch(batch[0] if isinstance(batch, tuple) else batch, raw_columns)
+        for name, column in columns.items():
+            values = column.parts(raw, name).values
+            missing = column.is_missing(values)
+            distinct, _, number = tf.unique_with_counts(tf.boolean_mask(values, ~missing), out_idx=tf.int64)
+            counters[name].add(distinct.numpy(), number.numpy(), int(tf.math.count_nonzero(missing)))
+    return {name: counter.result() for name, counter in counters.items()}

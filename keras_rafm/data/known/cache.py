@@ -1,0 +1,157 @@
+"""Files that are made once and used again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_rafm.data.known.splits import SPLITS, SplitWriter
+
+_CONTENTS = "contents.json"
+_HASHED_WHOLE = 1 << 26
+_HASHED_ENDS = 1 << 20
+_ABANDONED_SECONDS = 24 * 60 * 60
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder of the cache has.
+
+    Attributes:
+        files: Paths by split.
+        num_rows: By split.
+    """
+
+    files: Mapping[str, tuple[str, ...]]
+    num_rows: Mapping[str, int]
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder given, or `keras_rafm` in Keras' own (`KERAS_HOME`, or `~/.keras`)."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras_rafm"
+
+
+def fingerprint(paths: Iterable[Path]) -> list[Any]:
+    """What tells files from others: their contents; of large files size, time of change, beginning and end."""
+    return [[path.name, path.stat().st_size, _digest(path)] for path in paths]
+
+
+def prepared(root: Path, name: str, key: Any, make: Callable[[Path], SplitWriter]) -> Contents:
+    """The files that `make` wrote, now or before.
+
+    They are made in a temporary folder, which is then renamed: a folder in the cache is whole. Several processes may do it
+    at the same time; the first one wins.
+
+    Args:
+        root: The cache.
+        name: What a folder's name begins with.
+        key: All that the files depend on, as JSON can hold it.
+        make: Writes them to the folder it is given.
+
+    Raises:
+        OSError: The cache can't be written.
+        ValueError: A split has no rows; or as `make` does.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    folder = root / f"{name}-{digest}"
+    found = _read(folder)
+    if found is not None:
+        return found
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
+        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(name), dir=root))
+    except OSError as error:
+        raise OSError(
+            f"the files of {name} can't be written to {root} ({error}); name another folder by `cache_dir`"
+        ) from error
+    try:
+        files = temporary / "files"  # unlike the temporary folder, others may read it
+        files.mkdir()
+        written = make(files)
+        empty = [split for split in SPLITS if not written.num_rows[split]]
+        if empty:
+            num_rows = sum(written.num_rows.values())
+            raise ValueError(f"{name} has too few rows: none are left for {', '.join(empty)}. Received {num_rows} rows")
+        _write_contents(files, written)
+        _publish(files, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    made = _read(folder)
+    if made is None:
+        raise OSError(f"{folder} was changed by another process while it was made")
+    return made
+
+
+def _temporary_prefix(name: str) -> str:
+    return f".making-{name}-"
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove what processes left that were killed."""
+    for folder in root.glob(_temporary_prefix("*") + "*"):
+        with contextlib.suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - newest > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_contents(folder: Path, written: SplitWriter) -> None:
+    sizes = {split: {name: (folder / name).stat().st_size for name in names} for split, names in written.files.items()}
+    (folder / _CONTENTS).write_text(json.dumps({"files": sizes, "num_rows": written.num_rows}, indent=1), "utf-8")
+
+
+def _read(folder: Path) -> Contents | None:
+    """What a folder has, if all of it is there."""
+    try:
+        contents = json.loads((folder / _CONTENTS).read_text("utf-8"))
+        whole = all(
+            (folder / name).stat().st_size == size for sizes in contents["files"].values() for name, size in sizes.items()
+        )
+        if not whole:
+            return None
+        files = {split: tuple(os.fspath(folder / name) for name in contents["files"][split]) for split in SPLITS}
+        return Contents(files, {split: int(contents["num_rows"][split]) for split in SPLITS})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _publish(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if _read(folder) is not None:  # another process was faster
+            return
+        # Something of that name is there that is not whole.
+        broken = Path(tempfile.mkdtemp(prefix=_temporary_prefix("broken"), dir=folder.parent))
+        try:
+            folder.rename(broken / folder.name)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(broken, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    status = path.stat()
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        if status.st_size <= _HASHED_WHOLE:
+            while chunk := file.read(_HASHED_ENDS):
+                hashed.update(chunk)
+        else:
+            hashed.update(file.read(_HASHED_ENDS))
+            file.seek(-_HASHED_ENDS, os.SEEK_END)
+            hashed.update(file.read(_HASHED_ENDS))
+            hashed.update(str(status.st_mtime_ns).encode())
+    return hashed.hexdigest()
