@@ -110,6 +110,10 @@ class _Categorical(Column):
             weights = tf.concat([of_rows, ones], axis=1).flat_values
         return Parts(filled.flat_values, weights, filled.row_lengths())
 
+    def reserved_names(self) -> list[str]:
+        """Of missing values."""
+        return [MISSING_NAME] if self.missing == "category" else []
+
     def combined(self, parts: Parts) -> tf.Tensor | None:
         """`x_i` of each value after the combiner, float32 `[n]`; `None` where all are 1."""
         if self.combiner == "sum" or parts.row_lengths is None:
@@ -169,9 +173,12 @@ class Vocabulary(_Categorical):
 
     def feature_names(self, learnt: Learnt) -> list[str]:
         """The values, and names for the reserved features."""
-        reserved = [UNSEEN_NAME] * self.num_oov_indices + [MISSING_NAME] * (self.missing == "category")
         assert learnt.vocabulary is not None
-        return reserved + _as_text(learnt.vocabulary)
+        return self.reserved_names() + _as_text(learnt.vocabulary)
+
+    def reserved_names(self) -> list[str]:
+        """Of unseen and of missing values."""
+        return [UNSEEN_NAME] * self.num_oov_indices + super().reserved_names()
 
 
 @dataclass(frozen=True)
@@ -206,8 +213,7 @@ class Hashed(_Categorical):
 
     def feature_names(self, learnt: Learnt) -> list[str]:
         """Numbers of bins."""
-        reserved = [MISSING_NAME] * (self.missing == "category")
-        return reserved + [f"bin {number}" for number in range(self.num_bins)]
+        return self.reserved_names() + [f"bin {number}" for number in range(self.num_bins)]
 
     def _bins(self, values: tf.Tensor) -> tf.Tensor:
         """FarmHash's 64-bit fingerprint, which is the same everywhere, as in `keras.layers.Hashing`."""

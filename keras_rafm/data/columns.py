@@ -105,6 +105,10 @@ class Column(abc.ABC):
             table: Gives the position of a value in the vocabulary, −1 for others; `None` where that is empty or absent.
         """
 
+    def reserved_names(self) -> list[str]:
+        """What the first features of the column stand for that stand for no value."""
+        return []
+
     @abc.abstractmethod
     def feature_names(self, learnt: Learnt) -> list[str]:
         """What each of the column's features stands for."""

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from keras_rafm.data._raw import RawColumn, RawDType
 from keras_rafm.data._schema_files import vocabulary_file
-from keras_rafm.data.columns import Column, Learnt, Parts, is_missing
-from keras_rafm.occurrences import PADDING_ID
+from keras_rafm.data.columns import Column, Learnt, Parts
+from keras_rafm.occurrences import PADDING_ID, require
 
 #: Makes what fills a table: a vocabulary, and the name of its column -> initialiser. It gives positions of values.
 TableFiller = Callable[[npt.NDArray[Any], str], tf.lookup.TextFileInitializer | tf.lookup.KeyValueTensorInitializer]
@@ -101,8 +101,10 @@ def as_raw_batch(raw: Mapping[str, Any], columns: list[RawColumn]) -> dict[str, 
         ValueError: A column is not there, has another shape, or the columns have different numbers of rows.
     """
     if not isinstance(raw, Mapping):
-        raise TypeError(f"a raw batch must be a mapping of column names. Received: {type(raw).__name__}")
-    tensors, num_rows = {}, {}
+        hint = "; give dict(frame) for a data frame" if hasattr(raw, "columns") else ""
+        raise TypeError(f"a raw batch must be a mapping of column names. Received: {type(raw).__name__}{hint}")
+    tensors: dict[str, Any] = {}
+    num_rows: dict[str, int | None] = {}
     for column in columns:
         if column.name not in raw:
             raise ValueError(f"there is no column '{column.name}' among {sorted(map(str, raw))}")
@@ -111,7 +113,16 @@ def as_raw_batch(raw: Mapping[str, Any], columns: list[RawColumn]) -> dict[str, 
     known = {number for number in num_rows.values() if number is not None}
     if len(known) > 1:
         raise ValueError(f"columns must have equally many rows. Received: {num_rows}")
-    return tensors
+    if len(tensors) < 2 or None not in num_rows.values():
+        return tensors
+    at_run_time = tf.stack([tf.shape(t, out_type=tf.int64)[0] if tf.is_tensor(t) else t.nrows() for t in tensors.values()])
+    checked = require(
+        tf.reduce_all(tf.equal(at_run_time, at_run_time[0])),
+        f"the columns {', '.join(tensors)} must have equally many rows. Received",
+        lambda: at_run_time,
+    )
+    with tf.control_dependencies(checked):
+        return tf.nest.map_structure(tf.identity, tensors, expand_composites=True)
 
 
 def _as_raw(given: Any, column: RawColumn) -> Any:
@@ -134,7 +145,7 @@ def _as_raw(given: Any, column: RawColumn) -> Any:
     fits = {
         "string": tensor.dtype == tf.string,
         "int64": tensor.dtype.is_integer and tensor.dtype != tf.uint64,
-        "float32": tensor.dtype.is_floating or tensor.dtype.is_integer,
+        "float32": tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool,
     }[column.dtype]
     if not fits:
         raise TypeError(f"{kind}. Received: dtype {tensor.dtype.name}")
@@ -143,14 +154,23 @@ def _as_raw(given: Any, column: RawColumn) -> Any:
     if not column.is_list:
         if isinstance(tensor, tf.RaggedTensor) or not (rank == 1 or (rank == 2 and tensor.shape[1] in (1, None))):
             raise ValueError(f"{what} must be of shape [batch] or [batch, 1]. Received: shape {tensor.shape}")
-        return tensor if rank == 1 else tf.reshape(tensor, [tf.shape(tensor)[0]])
+        if rank == 1:
+            return tensor
+        checked = []
+        if tensor.shape[1] is None:
+            checked = require(
+                tf.equal(tf.shape(tensor)[1], 1),
+                f"{what} must be of shape [batch] or [batch, 1]. Received the shape",
+                lambda: tf.shape(tensor),
+            )
+        with tf.control_dependencies(checked):
+            return tensor[:, 0]
     if rank != 2:
         raise ValueError(f"{what} holds lists and must be ragged, or padded [batch, n]. Received: shape {tensor.shape}")
     if isinstance(tensor, tf.RaggedTensor):
         return tensor.with_row_splits_dtype(tf.int64)
-    there = ~is_missing(tensor)
-    lengths = tf.reduce_sum(tf.cast(there, tf.int64), axis=1)
-    return tf.RaggedTensor.from_row_lengths(tf.boolean_mask(tensor, there), lengths, validate=False)
+    # With what is missing, so that values and their weights stay together.
+    return tf.RaggedTensor.from_tensor(tensor, row_splits_dtype=tf.int64)
 
 
 def _is_nested(given: Any) -> bool:

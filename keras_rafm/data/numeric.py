@@ -142,7 +142,11 @@ class Discretized(Column):
         """Intervals."""
         ends = [-math.inf, *(learnt.boundaries or ()), math.inf]
         bins = [f"[{low:g}, {high:g})" for low, high in itertools.pairwise(ends)]
-        return [MISSING_NAME] * (self.missing == "category") + bins
+        return self.reserved_names() + bins
+
+    def reserved_names(self) -> list[str]:
+        """Of missing numbers."""
+        return [MISSING_NAME] if self.missing == "category" else []
 
 
 def _checked_boundaries(given: Any) -> tuple[float, ...]:

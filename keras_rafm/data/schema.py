@@ -6,7 +6,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,9 +20,9 @@ from keras_rafm.data._files import PathLike
 from keras_rafm.data._raw import RawColumn, RawDType
 from keras_rafm.data._reading import raw_blocks, read_batches
 from keras_rafm.data._schema_files import LearntColumns, read_schema, write_schema
-from keras_rafm.data.categorical import Combiner, Hashed, Identity, Vocabulary
+from keras_rafm.data.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
 from keras_rafm.data.column_kinds import column_config, column_from_config
-from keras_rafm.data.columns import Column, Learnt, Missing
+from keras_rafm.data.columns import MISSING_NAME, Column, Learnt, Missing
 from keras_rafm.data.encoder import Encoder, TableFiller, as_raw_batch, tables_in_memory
 from keras_rafm.data.formats import FileFormat, OnError
 from keras_rafm.data.numeric import Binning, Discretized, Number, Scaling
@@ -72,6 +72,7 @@ class Schema:
     def __init__(
         self,
         features: Mapping[str, Column | str],
+        *,
         label: str | None = None,
         task: Task = "classification",
         positive_label: str | _Real | None = None,
@@ -101,6 +102,7 @@ class Schema:
 
     @staticmethod
     def string_categorical(
+        *,
         min_count: int = 1,
         max_tokens: int | None = None,
         num_oov_indices: int = 1,
@@ -127,7 +129,8 @@ class Schema:
                 weight 1.
             weights: The name of a column with the weights of a `multivalued` column: lists of equal lengths.
             combiner: What `x_i` of each of a row's values is, given their weights `w` (1 without weights): `"sum"`: `w`;
-                `"mean"`: `w / Σ w`; `"sqrtn"`: `w / √(Σ w²)`, as in `tf.nn.embedding_lookup_sparse`.
+                `"mean"`: `w / Σ w`; `"sqrtn"`: `w / √(Σ w²)`, as in `tf.nn.embedding_lookup_sparse`. The sums are over all
+                values of the row, those that contribute nothing among them.
 
         Values with a line break are counted as unseen: a vocabulary file has one value per line.
 
@@ -149,6 +152,7 @@ class Schema:
 
     @staticmethod
     def integer_categorical(
+        *,
         min_count: int = 1,
         max_tokens: int | None = None,
         num_oov_indices: int = 1,
@@ -165,6 +169,7 @@ class Schema:
     @staticmethod
     def string_hashed(
         num_bins: int,
+        *,
         missing: Missing = "category",
         multivalued: bool = False,
         separator: str | None = None,
@@ -178,6 +183,7 @@ class Schema:
     @staticmethod
     def integer_hashed(
         num_bins: int,
+        *,
         missing: Missing = "category",
         multivalued: bool = False,
         weights: str | None = None,
@@ -188,7 +194,7 @@ class Schema:
 
     @staticmethod
     def integer_identity(
-        num_ids: int, multivalued: bool = False, weights: str | None = None, combiner: Combiner = "sum"
+        num_ids: int, *, multivalued: bool = False, weights: str | None = None, combiner: Combiner = "sum"
     ) -> Identity:
         """Integers in `[0, num_ids)` that number features already; others contribute nothing."""
         return Identity("int64", "ignore", multivalued, None, None, weights, combiner, num_ids)
@@ -198,14 +204,16 @@ class Schema:
         """A number that is the value `x_i` of one feature; a missing one (NaN, or an empty field) contributes nothing.
 
         Args:
-            scaling: `"standard"`: less the mean, by the standard deviation of training data. `"min_max"`: to `[0, 1]` on
-                training data. `"none"`: as it is; values should then be about 1 in size.
+            scaling: `"standard"`: less the mean, by the standard deviation of training data, as `float_normalized` of
+                `keras.utils.FeatureSpace`. `"min_max"`: to `[0, 1]` on training data. `"none"`: as it is; values should
+                then be about 1 in size.
         """
         return Number(scaling)
 
     @staticmethod
     def float_discretized(
         num_bins: int | None = None,
+        *,
         bin_boundaries: tuple[_Real, ...] | None = None,
         binning: Binning = "quantile",
         missing: Missing = "ignore",
@@ -358,6 +366,37 @@ class Schema:
         """`column=value` of each feature, in the order of ids."""
         return [f"{name}={value}" if value else name for name in self._columns for value in self.vocabulary(name)]
 
+    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
+        """Print the columns: how many features each has, and which share of its occurrences is missing or unseen.
+
+        Args:
+            print_fn: Called once with the table, in place of `print`.
+        """
+        rows: list[tuple[str, ...]] = [("column", "kind", "features", "occurrences", "missing", "unseen")]
+        for name, column in self._columns.items():
+            own = self._of_columns()[name]
+            total = int(own.counts.sum())
+            reserved = dict(zip(column.reserved_names(), own.counts.tolist(), strict=False))
+            shares = [
+                f"{reserved[key] / max(total, 1):.1%}" if key in reserved else "" for key in (MISSING_NAME, UNSEEN_NAME)
+            ]
+            rows.append((name, column.kind, f"{own.num_ids:,}", f"{total:,}", *shares))
+        rows.append(("total", "", f"{self.num_features:,}", f"{int(self.counts.sum()):,}", "", ""))
+        widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if index < 2 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        (print if print_fn is None else print_fn)("\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]]))
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}: {column.kind}" for name, column in self._columns.items())
+        return f"Schema({kinds}; {f'{self.num_features:,} features' if self.is_adapted else 'not adapted'})"
+
     # What it does with raw data.
 
     def __call__(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -497,7 +536,7 @@ class Schema:
         width = None if any(column.has_lists for column in self._columns.values()) else len(self._columns)
         dtype = "int32" if self.num_features <= 2**31 else "int64"
         inputs = {"ids": keras.Input((width,), dtype=dtype, name="ids")}
-        return {**inputs, "values": keras.Input((width,), name="values")} if self.has_values else inputs
+        return {**inputs, "values": keras.Input((width,), dtype="float32", name="values")} if self.has_values else inputs
 
     # Files.
 
@@ -575,6 +614,8 @@ def _as_column(name: object, given: Column | str) -> Column:
     if isinstance(given, Column):
         return given
     shorthands = ("string_categorical", "integer_categorical", "float")
+    if callable(given):
+        raise TypeError(f"column '{name}' must be what a function of Schema returns: call it. Received: {given!r}")
     if given not in shorthands:
         raise ValueError(
             f"column '{name}' must be made by a function of Schema, such as Schema.string_categorical(), or be one of "

@@ -446,3 +446,75 @@ def test_wrong_options_of_columns(make, options, kind, message):
 )
 def test_wrong_declarations(features, options, kind, message):
     assert message in message_of(kind, Schema, features, **options)
+
+
+class TestPaddedLists:
+    """Dense lists, padded with missing values anywhere."""
+
+    schema = Schema({"genres": Schema.string_categorical(multivalued=True, weights="shares")})
+
+    def test_weights_stay_with_their_values(self) -> None:
+        lists = {"genres": [["a", "b"], ["b"], []], "shares": [[0.5, 2.0], [3.0], []]}
+        self.schema.adapt(lists)
+        genres = np.array([["a", "b", ""], ["", "b", ""], ["", "", ""]], object)
+        shares = np.array([[0.5, 2.0, 0.0], [9.0, 3.0, np.nan], [7.0, 7.0, 7.0]], np.float32)
+        expected, padded = self.schema(lists), self.schema({"genres": genres, "shares": shares})
+        for name in expected:
+            np.testing.assert_array_equal(padded[name], expected[name])
+
+
+class TestColumnsThatDontFit:
+    schema = Schema({"user": "string_categorical", "price": "float"})
+
+    @pytest.fixture(autouse=True)
+    def _adapt(self) -> None:
+        self.schema.adapt({"user": ["ann"], "price": [1.0]})
+
+    def test_different_numbers_of_rows_are_named_in_a_graph_too(self) -> None:
+        specs = {"user": tf.TensorSpec([None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
+        in_graph = tf.function(self.schema).get_concrete_function(specs)
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"the columns user, price must have equally many rows"
+        ):
+            in_graph({"user": tf.constant(["ann", "bob"]), "price": tf.constant([1.0])})
+
+    def test_several_values_of_a_column_without_lists_are_told_in_a_graph_too(self) -> None:
+        specs = {"user": tf.TensorSpec([None, None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
+        in_graph = tf.function(self.schema).get_concrete_function(specs)
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"user.* must be of shape \[batch\] or \[batch, 1\]"
+        ):
+            in_graph({"user": tf.constant([["ann", "bob"]]), "price": tf.constant([1.0])})
+
+    def test_data_frames_get_a_hint(self) -> None:
+        class Frame:
+            columns = ("user", "price")
+
+        with pytest.raises(TypeError, match=r"give dict\(frame\) for a data frame"):
+            self.schema(Frame())
+
+    def test_functions_that_were_not_called(self) -> None:
+        with pytest.raises(TypeError, match="column 'user' must be what a function of Schema returns: call it"):
+            Schema({"user": Schema.string_categorical})
+
+
+def test_booleans_are_labels_and_numbers() -> None:
+    schema = Schema({"new": "float"}, label="clicked")
+    raw = {"new": [True, False], "clicked": [False, True]}
+    schema.adapt(raw)
+    inputs, labels = schema.training_batch(raw)
+    np.testing.assert_array_equal(inputs["values"], [[1.0], [0.0]])
+    np.testing.assert_array_equal(labels, [[0.0], [1.0]])
+
+
+def test_summary() -> None:
+    schema = Schema({"user": Schema.string_categorical(min_count=2), "price": "float"})
+    assert repr(schema) == "Schema(user: vocabulary, price: number; not adapted)"
+    schema.adapt({"user": ["a", "a", "b", ""], "price": [1.0, 2.0, np.nan, 3.0]})
+    assert repr(schema).endswith("; 4 features)")
+    lines: list[str] = []
+    schema.summary(lines.append)
+    rows = [line.split() for line in lines[0].split("\n")]
+    assert ["user", "vocabulary", "3", "4", "25.0%", "25.0%"] in rows
+    assert ["price", "number", "1", "3"] in rows
+    assert ["total", "4", "7"] in rows
