@@ -11,6 +11,8 @@ Everything is a pure function. Symbols, per sample:
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -101,13 +103,13 @@ def score(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> tf.Tensor:
     Returns:
         Float `[B]`.
     """
-    return tf.add_n([linear, *(level.own for level in levels)])
+    return total([linear, *(level.own for level in levels)])
 
 
 def level_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf.Tensor]:
     """`[ŷ_1, …, ŷ_m]`: the model cut off at each rank; each float `[B]`."""
     owns = [level.own for level in levels]
-    return [tf.add_n([linear, *owns[: k + 1], level.among_dependent]) for k, level in enumerate(levels)]
+    return [total([linear, *owns[: k + 1], level.among_dependent]) for k, level in enumerate(levels)]
 
 
 def imitating_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf.Tensor]:
@@ -119,9 +121,17 @@ def imitating_scores(linear: tf.Tensor, levels: Sequence[LevelTerms]) -> list[tf
     """
     owns = [tf.stop_gradient(level.own) for level in levels]
     scores = [
-        tf.add_n([linear, *owns[:k], level.own_to_dependent, level.among_dependent]) for k, level in enumerate(levels[:-1])
+        total([linear, *owns[:k], level.own_to_dependent, level.among_dependent]) for k, level in enumerate(levels[:-1])
     ]
     return [*scores, tf.stop_gradient(score(linear, levels))]
+
+
+def total(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of one or more tensors in this order.
+
+    `tf.add_n` begins with whichever of them nobody else holds by then, so it would round differently from run to run.
+    """
+    return functools.reduce(operator.add, terms)
 
 
 def square_norms(rows: tf.Tensor) -> tf.Tensor:

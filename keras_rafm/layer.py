@@ -18,7 +18,7 @@ from keras_rafm.arguments import distinct_ids, finite_array, integer_or_auto, in
 from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
 from keras_rafm.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
-from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms
+from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms, total
 from keras_rafm.lookup import find_reads, head_size, ranges_of_slots
 from keras_rafm.occurrences import check_symbolic_inputs, occurrences
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
@@ -482,10 +482,10 @@ class RaFMLayer(keras.layers.Layer):
                 linear.append(its_linear)
         levels = [LevelSums(*sums["free", index], *sums.get(("dependent", index), ())) for index in range(self.num_levels)]
         terms = interactions.terms_of_levels(levels, self.dependent_gradient)
-        total = tf.add_n(linear) if linear else tf.zeros([reads.num_samples], dtype)
+        linear_part = total(linear) if linear else tf.zeros([reads.num_samples], dtype)
         if self.bias_weight is not None:
-            total += tf.cast(self.bias_weight.value, dtype)
-        return total, terms, tf.add_n(penalties) if penalties else None
+            linear_part += tf.cast(self.bias_weight.value, dtype)
+        return linear_part, terms, total(penalties) if penalties else None
 
     def _report_level_scores(self, linear: tf.Tensor, levels: list[LevelTerms]) -> None:
         if self.num_levels == 1:

@@ -15,6 +15,7 @@ from keras_rafm.epochs import CountedSteps, EpochInProgress, known_batch_size, w
 from keras_rafm.idle_decay import settle
 from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
 from keras_rafm.input_checks import check_integer_inputs
+from keras_rafm.interactions import total
 from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
 from keras_rafm.replicas import each_row_on_one_replica
 from keras_rafm.scopes import LevelScores, batches_of, recording_level_scores, serving
@@ -312,10 +313,10 @@ class RaFMModel(keras.Model):
                     )
                     if imitation is not None
                 ]
-                losses.append(tf.add_n(terms) if terms else tf.zeros([], keras.config.floatx()))
+                losses.append(total(terms) if terms else tf.zeros([], keras.config.floatx()))
                 if weight:
                     weighted.append(weight * losses[-1])
-        return losses, tf.add_n(weighted) if weighted else tf.zeros([], keras.config.floatx())
+        return losses, total(weighted) if weighted else tf.zeros([], keras.config.floatx())
 
 
 class _CutGraph:
