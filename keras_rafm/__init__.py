@@ -1,11 +1,16 @@
 """Rank-Aware Factorization Machines (RaFM, Chen et al., ICML 2019) as TensorFlow/Keras layers."""
 
-from keras_rafm import callbacks, data, optimizers, plots
-from keras_rafm.data import count_features
-from keras_rafm.layer import RaFMLayer
-from keras_rafm.model import RaFMModel
-from keras_rafm.rank_plan import RankPlan
-from keras_rafm.serving.export import export
+from typing import TYPE_CHECKING
+
+from keras_rafm._command import runs_as_command
+
+if TYPE_CHECKING or not runs_as_command():
+    from keras_rafm import callbacks, data, optimizers, plots
+    from keras_rafm.data import count_features
+    from keras_rafm.layer import RaFMLayer
+    from keras_rafm.model import RaFMModel
+    from keras_rafm.rank_plan import RankPlan
+    from keras_rafm.serving.export import export
 
 __all__ = [
     "RaFMLayer",

@@ -36,12 +36,13 @@ class Orders:
 
     Args:
         seed: An int of 0 or more, or `None` for orders that no other object draws.
+        first: The number of the first one that is free.
     """
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self, seed: int | None, first: int = 0) -> None:
         self._seed = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
         with tf.init_scope(), tf.device("CPU:0"):  # a table, as a variable would be one per replica under a strategy
-            self._free = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=0)
+            self._free = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=first)
 
     def reserve(self, number: int) -> tf.Tensor:
         """Numbers of orders that are given to nobody else: the first of so many, an int64 scalar."""

@@ -24,6 +24,7 @@ def read_batches(
     file_format: FileFormat | None,
     shuffle: bool,
     seed: int | None,
+    first_epoch: int,
     shuffled_rows: int,
     drop_remainder: bool,
     num_shards: int,
@@ -36,7 +37,7 @@ def read_batches(
     if not 0 <= shard_index < positive_int("num_shards", num_shards):
         raise ValueError(f"`shard_index` must be from 0 to {num_shards - 1}. Received: shard_index={shard_index}")
     files = files_of(paths)
-    orders = Orders(seed) if shuffle else None
+    orders = Orders(seed, first_epoch) if shuffle else None
     held = positive_int("shuffled_rows", shuffled_rows)
     opener = one_format(files, file_format).opener(columns, on_error)
     batches = streamed_batches(files, opener, encode, size, drop_remainder, orders, held, (shard_index, num_shards))

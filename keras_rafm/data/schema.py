@@ -471,6 +471,7 @@ class Schema:
         file_format: FileFormat | None = None,
         shuffle: bool = False,
         seed: int | None = None,
+        first_epoch: int = 0,
         shuffled_rows: int = 2**17,
         drop_remainder: bool = False,
         num_shards: int = 1,
@@ -490,6 +491,7 @@ class Schema:
                 `.parquet`, `.tfrecord`, with `.gz` or without.
             shuffle: Read the files in a new order at every iteration, and draw each batch from `shuffled_rows` rows.
             seed: Makes the sequence of these orders reproducible, as in `Samples.dataset`.
+            first_epoch: The number of the first of these orders: to go on where another process ended.
             shuffled_rows: How many rows are held to draw from. Files with fewer rows are shuffled wholly.
             drop_remainder: Leave out a last batch of fewer than `batch_size` rows.
             num_shards: How many workers share the files: each gets every so manyth file or, with fewer files, block of
@@ -523,6 +525,7 @@ class Schema:
             file_format=file_format,
             shuffle=shuffle,
             seed=seed,
+            first_epoch=first_epoch,
             shuffled_rows=shuffled_rows,
             drop_remainder=drop_remainder,
             num_shards=num_shards,

@@ -1,0 +1,164 @@
+"""A run on disk: what it was told, what it learnt, and from where it can go on.
+
+    settings.json              what the run was told
+    schema/, plan.npz          what was learnt by counting
+    checkpoints/EPOCH-STEP/    model.keras with its optimizer, state.json
+    best/EPOCH.keras           the model of the best epoch so far
+    report.json                what the finished run reached on each split
+    logs/                      for TensorBoard
+
+A checkpoint is written beside its place and then renamed, and the one before it is removed after that: whenever the process
+is killed, there is a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_rafm.cli.settings import Settings, UsageError
+from keras_rafm.data import Schema
+from keras_rafm.rank_plan import RankPlan
+
+
+@dataclass
+class State:
+    """Where training is.
+
+    Args:
+        epoch: How many epochs are done.
+        step: How many steps of the next one are done.
+        best_loss: The least validation loss so far.
+        best_epoch: The epoch that had it; `None` before the first validation.
+        waited: Epochs since then.
+        ended: Whether there is nothing left to do.
+        history: What each epoch logged.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int | None = None
+    waited: int = 0
+    ended: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._checkpoints = self.path / "checkpoints"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was begun there."""
+        return (self.path / "settings.json").is_file()
+
+    def begin(self, settings: Settings, schema: Schema, plan: RankPlan) -> None:
+        """Keep what was told and counted. The settings come last: with them the directory is a run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        schema.save(self.path / "schema")
+        plan.save(self.path / "plan.npz")
+        _write(self.path / "settings.json", settings.as_json())
+
+    def settings(self) -> Settings:
+        """What the run was told.
+
+        Raises:
+            UsageError: There is no run.
+        """
+        if not self.is_run:
+            raise UsageError(f"{self.path} holds no run: it has no settings.json")
+        return Settings.from_json((self.path / "settings.json").read_text(encoding="utf-8"), str(self.path))
+
+    def schema(self) -> Schema:
+        """The schema."""
+        return Schema.load(self.path / "schema")
+
+    def plan(self) -> RankPlan:
+        """The plan."""
+        return RankPlan.load(self.path / "plan.npz")
+
+    def save_checkpoint(self, model: keras.Model, state: State) -> None:
+        """Keep the model, its optimizer and the state, in place of the checkpoint before."""
+        self._checkpoints.mkdir(exist_ok=True)
+        older = list(self._checkpoints.iterdir())
+        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished.", dir=self._checkpoints))
+        model.save(unfinished / "model.keras")
+        _write(unfinished / "state.json", json.dumps(asdict(state), indent=2))
+        place = self._checkpoints / f"{state.epoch:06d}-{state.step:09d}{'-ended' if state.ended else ''}"
+        if place.exists():
+            shutil.rmtree(place)
+            older.remove(place)
+        unfinished.rename(place)
+        for path in older:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def checkpoint(self) -> tuple[keras.Model, State]:
+        """The last checkpoint.
+
+        Raises:
+            UsageError: There is none.
+        """
+        whole = sorted(path for path in self._checkpoints.glob("[0-9]*") if (path / "state.json").is_file())
+        if not whole:
+            raise UsageError(f"{self.path} has no checkpoint to go on from: train anew")
+        state = State(**json.loads((whole[-1] / "state.json").read_text(encoding="utf-8")))
+        model: Any = keras.saving.load_model(whole[-1] / "model.keras")
+        return model, state
+
+    def save_best(self, model: keras.Model, epoch: int) -> None:
+        """Keep the model of an epoch."""
+        folder = self.path / "best"
+        folder.mkdir(exist_ok=True)
+        unfinished = folder / ".unfinished.keras"
+        model.save(unfinished)
+        unfinished.replace(folder / f"{epoch}.keras")
+
+    def forget_other_bests(self, epoch: int) -> None:
+        """Remove the models of all other epochs, once a checkpoint says that this one is the best."""
+        for path in (self.path / "best").glob("*.keras"):
+            if path.stem != str(epoch):
+                path.unlink()
+
+    def model(self) -> keras.Model:
+        """The model of the best epoch, or the last one where there was no validation.
+
+        Raises:
+            UsageError: Training has not got so far.
+        """
+        model, state = self.checkpoint()
+        if state.best_epoch is None:
+            if state.epoch == 0:
+                raise UsageError(f"{self.path} has no trained model yet")
+            return model
+        best: Any = keras.saving.load_model(self.path / "best" / f"{state.best_epoch}.keras")
+        return best
+
+    def write_report(self, report: Any) -> None:
+        """Keep what was reached."""
+        _write(self.path / "report.json", json.dumps(report, indent=2) + "\n")
+
+    def report(self) -> Any:
+        """What was reached, or `None` before the end."""
+        path = self.path / "report.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

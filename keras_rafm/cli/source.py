@@ -1,0 +1,143 @@
+"""Settings -> the schema, the files and their format."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_rafm.cli.settings import Settings, UsageError
+from keras_rafm.data import CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
+from keras_rafm.data._checks import Task
+from keras_rafm.data._files import files_of
+from keras_rafm.data._raw import RawColumn
+from keras_rafm.data._reading import one_format
+from keras_rafm.data.formats import FileFormat
+
+_SPLITS = ("train", "validation", "test")
+_KINDS = (
+    "string_categorical",
+    "integer_categorical",
+    "string_hashed",
+    "integer_hashed",
+    "integer_identity",
+    "float",
+    "float_discretized",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to learn from.
+
+    Args:
+        schema: Declared, not adapted.
+        file_format: Of all files.
+        files: Of each split that there is, by `"train"`, `"validation"` and `"test"`.
+    """
+
+    schema: Schema
+    file_format: FileFormat
+    files: dict[str, list[str]]
+
+
+def source_of(settings: Settings) -> Source:
+    """The schema, the files and their format.
+
+    Raises:
+        UsageError: Settings are missing or don't go together.
+        FileNotFoundError: There is no such file, or a known dataset is not where it is said to be.
+        ValueError: A column's options are wrong.
+    """
+    if settings.dataset is not None:
+        return _known(settings, settings.dataset)
+    if not settings.train:
+        raise UsageError("name the data: --train with files, or --dataset with the name of a known dataset")
+    files = {split: files_of(getattr(settings, split)) for split in _SPLITS if getattr(settings, split)}
+    every_file = [file for own in files.values() for file in own]
+    file_format = format_of_settings(settings, every_file)
+    return Source(_schema(settings, file_format, files["train"]), file_format, files)
+
+
+def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:
+    """The format that is named, or that the names of the files tell, with the options of the settings."""
+    if settings.format is None:
+        file_format = one_format(files, None)
+    else:
+        formats = {
+            "csv": CSVFormat(),
+            "tsv": CSVFormat(delimiter="\t"),
+            "parquet": ParquetFormat(),
+            "tfrecord": TFRecordFormat(),
+            "libfm": LibFMFormat(),
+        }
+        file_format = formats[settings.format]
+    if isinstance(file_format, LibFMFormat):
+        return LibFMFormat(task=_task(settings))
+    if isinstance(file_format, CSVFormat):
+        delimiter = file_format.delimiter if settings.delimiter is None else settings.delimiter.replace("\\t", "\t")
+        quote = file_format.quote if settings.quote is None else settings.quote or None
+        return CSVFormat(delimiter, quote, settings.column_names or None)
+    if settings.delimiter is not None or settings.quote is not None or settings.column_names:
+        raise UsageError("--delimiter, --quote and --column-names are for csv and tsv")
+    return file_format
+
+
+def _known(settings: Settings, name: str) -> Source:
+    for other in (*_SPLITS, "columns", "label", "format", "task"):
+        if getattr(settings, other):
+            raise UsageError(f"--dataset brings files and columns: leave out --{other.rstrip('s')}")
+    known = known_dataset(name, settings.path, cache_dir=settings.cache_dir, min_count=settings.min_count)
+    return Source(known.schema, known.file_format, {split: list(getattr(known, split)) for split in _SPLITS})
+
+
+def _task(settings: Settings) -> Task:
+    return "regression" if settings.task == "regression" else "classification"
+
+
+def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Schema:
+    if isinstance(file_format, LibFMFormat):
+        if settings.columns or settings.label:
+            raise UsageError("libFM text has its own columns: leave out --column and --label")
+        weights = "values" if _has_values(file_format, train) else None
+        ids = Schema.integer_categorical(multivalued=True, missing="ignore", weights=weights)
+        return Schema({"ids": ids}, label="label", task=_task(settings))
+    if not settings.columns:
+        raise UsageError("declare the columns: --column NAME=KIND, or [columns] in a config file")
+    if settings.label is None:
+        raise UsageError("name the column of labels: --label")
+    positive: Any = settings.positive_label
+    if positive is not None:
+        with contextlib.suppress(ValueError):
+            positive = float(positive)
+    return Schema(
+        {name: _column(name, given) for name, given in settings.columns.items()},
+        label=settings.label,
+        task=_task(settings),
+        positive_label=positive,
+        sample_weight=settings.sample_weight,
+    )
+
+
+def _column(name: str, given: Any) -> Any:
+    options = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(options, Mapping) or options.get("kind") not in _KINDS:
+        raise UsageError(f"column '{name}': the kind must be one of {', '.join(_KINDS)}. Received: {given!r}")
+    others = {option: value for option, value in options.items() if option != "kind"}
+    if isinstance(others.get("bin_boundaries"), list):
+        others["bin_boundaries"] = tuple(others["bin_boundaries"])
+    try:
+        return getattr(Schema, options["kind"])(**others)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"column '{name}': {error}") from error
+
+
+def _has_values(file_format: LibFMFormat, files: list[str]) -> bool:
+    """Whether some value of the training data is not 1."""
+    column = RawColumn("values", "float32", is_list=True)
+    for file in files:
+        for _, block in file_format.blocks(file, [column], on_error=lambda error: None):
+            if (block["values"].values != 1).any():  # type: ignore[union-attr]
+                return True
+    return False

@@ -1,0 +1,148 @@
+"""Training that goes on exactly where it was killed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_rafm import optimizers
+from keras_rafm.callbacks import TensorBoard
+from keras_rafm.cli.encoded import Encoded
+from keras_rafm.cli.progress import EpochBars
+from keras_rafm.cli.run_directory import RunDirectory, State
+from keras_rafm.cli.settings import Settings
+from keras_rafm.data import Schema
+from keras_rafm.layer import RaFMLayer
+from keras_rafm.model import RaFMModel
+from keras_rafm.rank_plan import RankPlan
+
+_METRICS = {"classification": "log_loss", "regression": "rmse"}
+
+
+def make_deterministic() -> None:
+    """Have all kernels round alike in every run. It has to be called before TensorFlow does anything."""
+    tf.config.experimental.enable_op_determinism()
+    # Kernels such as AddN work in place on whichever operand nobody else holds by then: with several threads that varies,
+    # and with it the order of the sum.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def new_model(schema: Schema, plan: RankPlan, settings: Settings, mean_label: float) -> RaFMModel:
+    """A compiled model for rows that the schema encodes."""
+    keras.utils.set_random_seed(settings.seed)
+    weight: Any = "auto" if settings.dependent_loss_weight is None else settings.dependent_loss_weight
+    layer = RaFMLayer(plan, factors_l2=settings.factors_l2, dependent_loss_weight=weight, seed=settings.seed, name="rafm")
+    inputs = schema.inputs()
+    model = RaFMModel(inputs, layer(inputs))
+    loss: keras.losses.Loss
+    if schema.task == "classification":
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        metrics = [
+            keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRICS["classification"]),
+            keras.metrics.AUC(from_logits=True, name="auc"),
+        ]
+    else:
+        loss = keras.losses.MeanSquaredError()
+        metrics = [keras.metrics.RootMeanSquaredError(name=_METRICS["regression"])]
+        layer.assign_bias(mean_label)
+    options = {} if settings.idle_decay is None else {"idle_decay": settings.idle_decay}
+    optimizer = getattr(optimizers, settings.optimizer)(settings.learning_rate, **options)
+    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=settings.steps_per_execution)
+    return model
+
+
+def train(
+    run: RunDirectory,
+    model: RaFMModel,
+    state: State,
+    settings: Settings,
+    schema: Schema,
+    training: Encoded,
+    validation: Encoded | None,
+) -> None:
+    """Train from a state to the end, with a checkpoint after every epoch and as often as the settings say."""
+    keeper = _Keeper(run, state, settings, _METRICS[schema.task], validation is not None)
+    callbacks: list[keras.callbacks.Callback] = [keeper]
+    if settings.tensorboard:
+        callbacks.append(
+            TensorBoard(
+                str(run.path / "logs"),
+                analysis_data=None if validation is None else validation.in_order(settings.batch_size),
+                counts=schema.counts,
+                feature_names=schema.feature_names(),
+            )
+        )
+    validation_data = None if validation is None else validation.in_order(settings.batch_size)
+
+    def fit(batches: tf.data.Dataset, first: int, end: int, num_rows: int | None) -> None:
+        bars = EpochBars(settings.batch_size, num_rows, settings.epochs)
+        model.fit(
+            batches,
+            validation_data=validation_data,
+            initial_epoch=first,
+            epochs=end,
+            shuffle=False,  # the batches are shuffled already
+            verbose=0,
+            callbacks=[*callbacks, bars],
+        )
+
+    if state.step and not state.ended:  # first what is left of an epoch
+        batches = training.shuffled(settings.batch_size, settings.seed, state.epoch).skip(state.step)
+        left = None if training.num_rows is None else training.num_rows - state.step * settings.batch_size
+        fit(batches, state.epoch, state.epoch + 1, left)
+    if state.epoch < settings.epochs and not state.ended:
+        fit(
+            training.shuffled(settings.batch_size, settings.seed, state.epoch),
+            state.epoch,
+            settings.epochs,
+            training.num_rows,
+        )
+    if not state.ended:
+        state.ended = True
+        run.save_checkpoint(model, state)
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps checkpoints and the best model, and stops when validation loss no longer falls."""
+
+    def __init__(self, run: RunDirectory, state: State, settings: Settings, metric: str, validates: bool) -> None:
+        super().__init__()
+        self._run, self._state, self._settings = run, state, settings
+        self._monitor = f"val_{metric}" if validates else None
+        self._first_step = state.step
+        self._kept_at = state.step
+        self._began = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Count steps from where the epoch begins here."""
+        self._began = time.perf_counter()
+        self._first_step = self._kept_at = self._state.step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Keep a checkpoint within the epoch, if it is time."""
+        every = self._settings.checkpoint_steps
+        step = self._first_step + batch + 1
+        if every is not None and step // every > self._kept_at // every:
+            self._state.step = self._kept_at = step
+            self._run.save_checkpoint(self.model, self._state)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Compare the epoch with the best one, and keep a checkpoint."""
+        state, values = self._state, {name: float(value) for name, value in (logs or {}).items()}
+        state.history.append({"epoch": epoch + 1, **values, "seconds": time.perf_counter() - self._began})
+        state.epoch, state.step = epoch + 1, 0
+        if self._monitor is not None:
+            if values[self._monitor] < state.best_loss:
+                state.best_loss, state.best_epoch, state.waited = values[self._monitor], epoch + 1, 0
+                self._run.save_best(self.model, epoch + 1)
+            else:
+                state.waited += 1
+                state.ended = state.waited >= self._settings.patience
+        state.ended = state.ended or state.epoch >= self._settings.epochs
+        self._run.save_checkpoint(self.model, state)
+        if state.best_epoch is not None:
+            self._run.forget_other_bests(state.best_epoch)
+        self.model.stop_training = state.ended
