@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keras_rafm.rank_plan import RankPlan
+
 FrequencyLoss = Literal["log_loss", "rmse"]
 
 #: The bucket of samples without any feature.
@@ -41,19 +43,20 @@ class BucketLoss(NamedTuple):
     num_samples: int
 
 
-def rarest_counts(ids: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
+def rarest_counts(ids: npt.ArrayLike, counts: Any) -> npt.NDArray[Any]:
     """The count of the rarest feature of each sample.
 
     Args:
         ids: Feature ids, ints `[N, F]`; −1 is padding.
-        counts: Occurrences of each feature in the training data: non-negative numbers `[num_features]`.
+        counts: As `checked_counts`.
 
     Returns:
         Numbers `[N]` of the dtype of `counts`; −1 for a sample without features.
 
     Raises:
         TypeError: Ids are not integers, or counts are not numbers.
-        ValueError: Shapes do not fit, an id is neither −1 nor in `[0, num_features)`, or a count is negative or not finite.
+        ValueError: Shapes do not fit, an id is neither −1 nor in `[0, num_features)`, a count is negative or not finite, or
+            a plan has no counts.
     """
     ids = np.asarray(ids)
     if ids.ndim != 2:
@@ -72,27 +75,33 @@ def rarest_counts(ids: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]
     return np.where(real.any(axis=1), found.min(axis=1).astype(_signed(counts.dtype)), -1)
 
 
-def checked_counts(counts: npt.ArrayLike, num_features: int | None = None, where: str = "") -> npt.NDArray[Any]:
+def checked_counts(counts: Any, num_features: int | None = None, where: str = "", name: str = "counts") -> npt.NDArray[Any]:
     """Counts of features as an array `[num_features]`.
 
     Args:
-        counts: What was given as counts.
+        counts: Occurrences of each feature in the training data: non-negative numbers `[num_features]`; or the `RankPlan`
+            that was made from them.
         num_features: How many there must be, if that is known.
         where: Who asks, for error messages.
+        name: Which argument it is, for error messages.
 
     Raises:
         TypeError: They are not numbers.
-        ValueError: The shape does not fit, or a count is negative or not finite.
+        ValueError: The shape does not fit, a count is negative or not finite, or a plan has no counts.
     """
+    if isinstance(counts, RankPlan):
+        if counts.counts is None:
+            raise ValueError(f"{where}`{name}` must be counts or a RankPlan made from counts. Received: {counts!r}")
+        counts = counts.counts
     array = np.asarray(counts)
     if array.dtype.kind not in "iuf":
-        raise TypeError(f"{where}`counts` must be numbers. Received: dtype {array.dtype}")
+        raise TypeError(f"{where}`{name}` must be numbers. Received: dtype {array.dtype}")
     if array.ndim != 1 or array.size == 0 or (num_features is not None and array.size != num_features):
         expected = "num_features" if num_features is None else f"num_features={num_features}"
-        raise ValueError(f"{where}`counts` must be of shape [{expected}]. Received: shape {array.shape}")
+        raise ValueError(f"{where}`{name}` must be of shape [{expected}]. Received: shape {array.shape}")
     if not (array.min() >= 0 and np.isfinite(array.max())):
         wrong = np.flatnonzero(~((array >= 0) & np.isfinite(array)))[0]
-        raise ValueError(f"{where}`counts` must be non-negative and finite. Received: counts[{wrong}]={array[wrong]}")
+        raise ValueError(f"{where}`{name}` must be non-negative and finite. Received: {name}[{wrong}]={array[wrong]}")
     return array
 
 

@@ -46,15 +46,11 @@ def plot_frequencies(plan_or_counts: Any, thresholds: Sequence[float] | None = N
     limits = np.asarray(() if thresholds is None else thresholds, np.float64).reshape(-1)
     if not (np.all(limits >= 0) and np.all(limits[1:] > limits[:-1])):
         raise ValueError(f"`thresholds` must be non-negative and increasing. Received: {thresholds}")
+    counts = checked_counts(plan_or_counts, name="plan_or_counts")
     if isinstance(plan_or_counts, RankPlan):
-        if plan_or_counts.counts is None:
-            raise ValueError(
-                f"`plan_or_counts` must be counts or a RankPlan made from counts. Received: {plan_or_counts!r}"
-            )
-        counts, levels = plan_or_counts.counts, plan_or_counts.levels
+        levels = plan_or_counts.levels
         labels = [f"level {k}, rank {rank}" for k, rank in enumerate(plan_or_counts.ranks, start=1)]
     else:
-        counts = checked_counts(plan_or_counts)
         levels = 1 + np.searchsorted(limits, counts, side="left")
         labels = [f"level {k}" for k in range(1, limits.size + 2)] if limits.size else ["all features"]
     if not np.any(counts > 0):
@@ -136,10 +132,6 @@ def plot_loss_by_frequency(
         raise TypeError(f"`scores` must map names to scores. Received: {type(scores).__name__}")
     if not scores:
         raise ValueError("`scores` must have one model or more. Received: none")
-    if isinstance(counts, RankPlan):
-        if counts.counts is None:
-            raise ValueError(f"`counts` must be counts or a RankPlan made from counts. Received: {counts!r}")
-        counts = counts.counts
     buckets = bucket_of_counts(rarest_counts(ids, counts))
     results, left_out = {}, 0
     for name, of_model in scores.items():

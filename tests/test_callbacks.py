@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -32,6 +32,7 @@ RUNS = ("level_1_rank_2", "level_2_rank_3", "level_3_rank_5")
 
 
 def make_layer(plan: kr.RankPlan = PLAN, **options: Any) -> kr.RaFMLayer:
+    options = {"linear_initializer": keras.initializers.RandomNormal(stddev=0.5), **options}
     return kr.RaFMLayer(plan, factors_initializer=keras.initializers.RandomNormal(stddev=0.5), **options)
 
 
@@ -47,6 +48,22 @@ def make_model(optimizer: Any = None, loss: Any = None, **options: Any) -> kr.Ra
 def fit(model: keras.Model, directory: Path, x: Any = IDS, y: Any = LABELS, epochs: int = 1, **options: Any) -> Any:
     board = callbacks.TensorBoard(directory, **options)
     return model.fit(x, y, batch_size=20, epochs=epochs, verbose=0, callbacks=[board])
+
+
+def analyse(model: keras.Model, directory: Path, **options: Any) -> None:
+    """What `fit` does with a board in an epoch without steps: graphs of steps take most of the time of a short fit."""
+    events = keras.callbacks.CallbackList([callbacks.TensorBoard(directory, **options)], model=model, epochs=1)
+    events.on_train_begin()
+    events.on_epoch_begin(0)
+    events.on_epoch_end(0, {})
+    events.on_train_end()
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[int, kr.RaFMModel]:
+    """By `steps_per_execution`: for what `fit` makes a board do, whatever the weights. Their graphs are made once."""
+    keras.utils.set_random_seed(0)
+    return {steps: make_model(steps_per_execution=steps) for steps in (1, 2)}
 
 
 class Run:
@@ -91,12 +108,27 @@ def check_by_frequency(run: Run, tag: str, values: np.ndarray, root: bool = Fals
         assert run.last(f"{tag}/{name}") == pytest.approx(np.sqrt(expected) if root else expected, rel=2e-4)
 
 
-def test_scores_of_the_levels(tmp_path: Path) -> None:
+class Trained(NamedTuple):
+    """A trained model, which tests must leave alone, and where its board wrote to."""
+
+    model: kr.RaFMModel
+    directory: Path
+    history: dict[str, list[float]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    keras.utils.set_random_seed(0)
+    directory = tmp_path_factory.mktemp("trained")
     model = make_model()
-    fit(model, tmp_path, analysis_data=(IDS, LABELS), counts=PLAN)
-    scores = level_scores(model.layers[-1])
+    history = fit(model, directory, epochs=3, analysis_data=(IDS, LABELS), analysis_freq=2, counts=PLAN).history
+    return Trained(model, directory, history)
+
+
+def test_scores_of_the_levels(trained: Trained) -> None:
+    scores = level_scores(trained.model.layers[-1])
     for level, name in enumerate(RUNS):
-        run = Run(tmp_path / name)
+        run = Run(trained.directory / name)
         losses = log_loss(LABELS, scores[:, level])
         assert run.last("levels/loss") == pytest.approx(losses.mean(), rel=1e-4)
         check_by_frequency(run, "log_loss_by_frequency", losses)
@@ -114,16 +146,15 @@ def test_scores_of_the_levels(tmp_path: Path) -> None:
         assert run.last("levels/mean_absolute_difference_to_next_level") == pytest.approx(
             np.abs(one - other).mean(), rel=1e-4
         )
-    assert run.last("levels/loss") == pytest.approx(model.evaluate(IDS, LABELS, verbose=0), rel=1e-5)
+    assert run.last("levels/loss") == pytest.approx(trained.model.evaluate(IDS, LABELS, verbose=0), rel=1e-5)
 
 
-def test_dependent_losses_stand_beside_the_losses_of_the_levels(tmp_path: Path) -> None:
-    history = fit(make_model(), tmp_path, epochs=3, analysis_freq=2).history
-    train = Run(tmp_path / "train")
+def test_dependent_losses_stand_beside_the_losses_of_the_levels(trained: Trained) -> None:
+    train = Run(trained.directory / "train")
     for level in (1, 2):
-        logged = Run(tmp_path / RUNS[level - 1]).all("levels/dependent_loss")
+        logged = Run(trained.directory / RUNS[level - 1]).all("levels/dependent_loss")
         assert list(logged) == [0, 1, 2]
-        np.testing.assert_allclose(list(logged.values()), history[f"dependent_loss_{level}"], rtol=1e-6)
+        np.testing.assert_allclose(list(logged.values()), trained.history[f"dependent_loss_{level}"], rtol=1e-6)
         assert train.all(f"epoch_dependent_loss_{level}") == logged
     layout = layout_pb2.Layout.FromString(train.last("custom_scalars__config__").item())
     (category,) = layout.category
@@ -136,7 +167,7 @@ def test_dependent_losses_stand_beside_the_losses_of_the_levels(tmp_path: Path) 
 def test_the_plan_as_a_table(tmp_path: Path) -> None:
     model = make_model()
     for _ in range(2):
-        fit(model, tmp_path, counts=PLAN)
+        analyse(model, tmp_path, counts=PLAN)
     (text,) = Run(tmp_path / "train").last("plan").reshape(-1)
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.decode().splitlines() if line.startswith("|")
@@ -152,16 +183,15 @@ def test_the_plan_as_a_table(tmp_path: Path) -> None:
 
 
 def test_the_plan_without_counts(tmp_path: Path) -> None:
-    fit(make_model(), tmp_path, analysis_data=(IDS, LABELS))
+    analyse(make_model(), tmp_path, analysis_data=(IDS, LABELS))
     train = Run(tmp_path / "train")
     assert "| 1 | 2 | 5 | ? | 10 | 50 | 0.00 |" in train.last("plan").item().decode()
     assert "samples_by_frequency" not in train.tags
     assert not [tag for tag in Run(tmp_path / RUNS[0]).tags if "by_frequency" in tag]
 
 
-def test_how_many_samples_each_bucket_has(tmp_path: Path) -> None:
-    fit(make_model(), tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
-    text = Run(tmp_path / "train").last("samples_by_frequency").item().decode()
+def test_how_many_samples_each_bucket_has(trained: Trained) -> None:
+    text = Run(trained.directory / "train").last("samples_by_frequency").item().decode()
     found = rarest(IDS)
     for name, (low, high) in BUCKETS.items():
         number = ((found >= low) & (found < high)).sum()
@@ -169,15 +199,15 @@ def test_how_many_samples_each_bucket_has(tmp_path: Path) -> None:
     assert "| no_features | 1 | 1.7% |" in text
 
 
-@pytest.mark.parametrize("bytes_at_once", [2**24, 40])
-def test_histograms_of_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int) -> None:
-    monkeypatch.setattr(callbacks, "_BYTES_AT_ONCE", bytes_at_once)
+def test_histograms_of_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A plain model does not bring idle rows up to date by itself; half of the features are never read here.
     ids = keras.Input((4,), dtype="int32")
     layer = make_layer(linear_initializer="random_normal", max_dense_rows=0)
     model = keras.Model(ids, layer(ids))
     model.compile(kr.optimizers.LazyAdam(0.02, idle_decay=5.0), "mse")
-    fit(model, tmp_path, x=IDS % 15, epochs=2)
+    fit(model, tmp_path / "whole", x=IDS % 15, epochs=2)
+    monkeypatch.setattr(callbacks.summaries, "_BYTES_AT_ONCE", 40)
+    analyse(model, tmp_path / "blocks")
     tables = {("train", "linear_weights"): layer.linear()}
     for level, name in enumerate(RUNS, start=1):
         features, matrix = layer.factors(level)
@@ -185,27 +215,24 @@ def test_histograms_of_norms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by
         tables[name, "norms/free_factors"] = norms[PLAN.levels[features] == level]
         tables[name, "norms/dependent_factors"] = norms[PLAN.levels[features] > level]
     del tables[RUNS[2], "norms/dependent_factors"]
-    for (run, tag), numbers in tables.items():
-        histogram = Run(tmp_path / run).last(tag)
-        counts, edges = np.histogram(numbers, 30)
-        np.testing.assert_allclose(histogram[:, 0], edges[:-1], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(histogram[:, 1], edges[1:], rtol=1e-5, atol=1e-6)
-        np.testing.assert_array_equal(histogram[:, 2], counts)
-    assert "norms/dependent_factors" not in Run(tmp_path / RUNS[2]).tags
+    for directory in (tmp_path / "whole", tmp_path / "blocks"):
+        for (run, tag), numbers in tables.items():
+            histogram = Run(directory / run).last(tag)
+            counts, edges = np.histogram(numbers, 30)
+            np.testing.assert_allclose(histogram[:, 0], edges[:-1], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(histogram[:, 1], edges[1:], rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(histogram[:, 2], counts)
+        assert "norms/dependent_factors" not in Run(directory / RUNS[2]).tags
 
 
 def test_histograms_of_equal_and_of_lost_numbers(tmp_path: Path) -> None:
     model = make_model()
-
-    def assign(epoch: int, logs: Any) -> None:
-        layer = model.layers[-1]
-        layer.assign_linear(np.arange(NUM_FEATURES), np.ones(NUM_FEATURES))
-        layer.free_tables[0].assign(np.full((5, 2), np.nan))
-        layer.dependent_tables[1].assign(np.full((14, 3), [3.0, 4.0, 0.0]))
-        layer.free_tables[1].assign(np.where(np.arange(11)[:, None] < 4, np.nan, layer.free_tables[1].numpy()))
-
-    others = keras.callbacks.LambdaCallback(on_epoch_end=assign)
-    model.fit(IDS, LABELS, epochs=1, verbose=0, callbacks=[others, callbacks.TensorBoard(tmp_path)])
+    layer = model.layers[-1]
+    layer.assign_linear(np.arange(NUM_FEATURES), np.ones(NUM_FEATURES))
+    layer.free_tables[0].assign(np.full((5, 2), np.nan))
+    layer.dependent_tables[1].assign(np.full((14, 3), [3.0, 4.0, 0.0]))
+    layer.free_tables[1].assign(np.where(np.arange(11)[:, None] < 4, np.nan, layer.free_tables[1].numpy()))
+    analyse(model, tmp_path)
     ones = Run(tmp_path / "train").last("linear_weights")
     np.testing.assert_array_equal(ones, [[1, 1, 0]] * 29 + [[1, 1, NUM_FEATURES]])
     np.testing.assert_array_equal(Run(tmp_path / RUNS[1]).last("norms/dependent_factors")[-1], [5, 5, 14])
@@ -230,9 +257,9 @@ NAMES = [f"n{i}" for i in range(NUM_FEATURES - 3)] + ["a\tb", "two\nlines\r\n", 
 
 @pytest.mark.parametrize(("num_embedded", "names"), [(1000, None), (20, NAMES), (7, NAMES.__getitem__)])
 def test_projector(tmp_path: Path, num_embedded: int, names: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "_FEATURES_AT_ONCE", 4)
+    monkeypatch.setattr(callbacks.projector, "_FEATURES_AT_ONCE", 4)
     model = make_model()
-    fit(model, tmp_path, counts=COUNTS, feature_names=names, num_embedded=num_embedded)
+    analyse(model, tmp_path, counts=COUNTS, feature_names=names, num_embedded=num_embedded)
     projector = read_projector(tmp_path / "train")
     assert list(projector) == list(RUNS)
     for level, name in enumerate(RUNS, start=1):
@@ -256,13 +283,13 @@ def test_projector_takes_counts_before_the_order_of_the_tables(tmp_path: Path) -
     ids = keras.Input((4,), dtype="int32")
     model = kr.RaFMModel(ids, make_layer(kr.RankPlan(PLAN.levels, PLAN.ranks))(ids))
     model.compile("sgd", "mse")
-    fit(model, tmp_path, counts=COUNTS, num_embedded=4)
+    analyse(model, tmp_path, counts=COUNTS, num_embedded=4)
     names = [line[0] for line in read_projector(tmp_path / "train")[RUNS[2]][1][1:]]
     assert names == ["29", "28", "27", "26"]
 
 
 def test_no_projector(tmp_path: Path) -> None:
-    fit(make_model(), tmp_path, num_embedded=0)
+    analyse(make_model(), tmp_path, num_embedded=0)
     assert not list(tmp_path.rglob("*projector*"))
 
 
@@ -286,10 +313,13 @@ def test_wide_models(tmp_path: Path, kind: type[keras.Model]) -> None:
         keras.optimizers.SGD(0.01),
         {"click": "binary_crossentropy", "price": "mse"},
         loss_weights={"click": 1.0, "price": 2.0},
+        run_eagerly=True,
     )
     wide = RNG.normal(size=(60, 2)).astype(np.float32)
     x, y = {"ids": IDS, "wide": wide}, {"click": LABELS, "price": wide[:, 0]}
-    fit(model, tmp_path, x, y, analysis_data=(x, y), counts=COUNTS)
+    logs = fit(model, tmp_path, x, y, analysis_data=(x, y), counts=COUNTS).history
+    for name, value in model.get_metrics_result().items():  # the analysis leaves the means of the epoch alone
+        assert float(value) == pytest.approx(logs[name][0])
     dense, price = (part for part in model.layers if isinstance(part, keras.layers.Dense))
     (norm,) = (part for part in model.layers if isinstance(part, keras.layers.BatchNormalization))
     squares = np.square((wide @ price.kernel.numpy() + price.bias.numpy())[:, 0] - wide[:, 0])
@@ -303,16 +333,6 @@ def test_wide_models(tmp_path: Path, kind: type[keras.Model]) -> None:
     assert run.last("levels/loss") == pytest.approx(model.evaluate(x, y, verbose=0, return_dict=True)["loss"], rel=1e-4)
 
 
-def test_the_analysis_leaves_the_means_of_the_epoch_alone(tmp_path: Path) -> None:
-    model, _ = wide_and_deep(kr.RaFMModel)
-    model.compile(keras.optimizers.SGD(0.01), {"click": "binary_crossentropy", "price": "mse"})
-    wide = np.ones((60, 2), np.float32)
-    x, y = {"ids": IDS, "wide": wide}, {"click": LABELS, "price": LABELS}
-    logs = fit(model, tmp_path, x, y, analysis_data=(x, y)).history
-    for name, value in model.get_metrics_result().items():
-        assert float(value) == pytest.approx(logs[name][0])
-
-
 @pytest.mark.parametrize("kind", [kr.RaFMModel, keras.Model])
 def test_models_are_saved_and_trained_as_without_it(tmp_path: Path, kind: type[keras.Model]) -> None:
     wide = np.ones((60, 2), np.float32)
@@ -322,18 +342,22 @@ def test_models_are_saved_and_trained_as_without_it(tmp_path: Path, kind: type[k
         keras.utils.set_random_seed(0)
         keras.backend.clear_session(free_memory=False)
         model, _ = wide_and_deep(kind)
-        model.compile(kr.optimizers.LazyAdam(0.01, idle_decay=0.1), {"click": "binary_crossentropy", "price": "mse"})
+        model.compile(
+            kr.optimizers.LazyAdam(0.01, idle_decay=0.1),
+            {"click": "binary_crossentropy", "price": "mse"},
+            run_eagerly=kind is keras.Model,
+        )
         board = [callbacks.TensorBoard(tmp_path / "logs", **options)] if options else []
         model.fit(x, y, batch_size=20, epochs=2, verbose=0, shuffle=False, callbacks=board)
         model.save(tmp_path / "model.keras")
-        results.append(keras.saving.load_model(tmp_path / "model.keras").predict(x, verbose=0))
-        np.testing.assert_allclose(results[-1]["click"], model.predict(x, verbose=0)["click"], rtol=1e-5)
+        results.append(keras.saving.load_model(tmp_path / "model.keras")(x))
+        np.testing.assert_allclose(results[-1]["click"], model(x)["click"], rtol=1e-5)
     np.testing.assert_allclose(results[0]["click"], results[1]["click"], rtol=1e-4)
 
 
 def test_rmse_of_models_without_a_cross_entropy(tmp_path: Path) -> None:
     model = make_model(loss="mse")
-    fit(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
+    analyse(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
     scores = level_scores(model.layers[-1])
     for level, name in enumerate(RUNS):
         run = Run(tmp_path / name)
@@ -347,7 +371,7 @@ def test_several_layers(tmp_path: Path) -> None:
     small = kr.RankPlan.from_counts(COUNTS, ranks=(2, 4), thresholds=(70,))
     one, other = make_layer(name="one"), make_layer(small, name="other")
     model = kr.RaFMModel(ids, keras.layers.Add()([one(ids), other(ids)]))
-    model.compile(kr.optimizers.LazyAdam(0.02), keras.losses.BinaryCrossentropy(from_logits=True))
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True), run_eagerly=True)
     names = {"other": [f"f{i}" for i in range(NUM_FEATURES)]}
     logs = fit(
         model, tmp_path, analysis_data=(IDS, LABELS), counts={"one": PLAN, "other": None}, feature_names=names
@@ -415,41 +439,33 @@ def models_and_data() -> dict[str, Any]:
     dataset = tf.data.Dataset.from_tensor_slices((DISTINCT_IDS, LABELS)).batch(7)
     sparse_ids = sparse(DISTINCT_IDS)
     return {
-        "samples for ids": (dense_input, DISTINCT_IDS, samples),
-        "samples for a dict of ids": (lambda: {"ids": dense_input()}, {"ids": DISTINCT_IDS}, samples),
-        "samples for ids and values": (dict_input, x, samples),
-        "arrays": (dense_input, DISTINCT_IDS, (DISTINCT_IDS, LABELS[:, None])),
-        "tensors": (dense_input, DISTINCT_IDS, (tf.constant(DISTINCT_IDS), tf.constant(LABELS))),
-        "dict of arrays": (dict_input, x, (x, LABELS)),
-        "dataset": (dense_input, DISTINCT_IDS, dataset),
-        "endless dataset": (dense_input, DISTINCT_IDS, dataset.repeat()),
-        "dataset of samples": (dict_input, x, samples.dataset(16)),
-        "ragged": (
-            lambda: keras.Input((None,), dtype="int32", ragged=True),
-            ragged(DISTINCT_IDS),
-            (ragged(DISTINCT_IDS), LABELS),
-        ),
+        "samples for ids": (dense_input, samples),
+        "samples for a dict of ids": (lambda: {"ids": dense_input()}, samples),
+        "samples for ids and values": (dict_input, samples),
+        "arrays": (dense_input, (DISTINCT_IDS, LABELS[:, None])),
+        "tensors": (dense_input, (tf.constant(DISTINCT_IDS), tf.constant(LABELS))),
+        "dict of arrays": (dict_input, (x, LABELS)),
+        "dataset": (dense_input, dataset),
+        "endless dataset": (dense_input, dataset.repeat()),
+        "dataset of samples": (dict_input, samples.dataset(16)),
+        "ragged": (lambda: keras.Input((None,), dtype="int32", ragged=True), (ragged(DISTINCT_IDS), LABELS)),
         "dataset of sparse": (
             lambda: keras.Input((NUM_FEATURES,), sparse=True),
-            None,
             tf.data.Dataset.from_tensor_slices((sparse_ids, LABELS)).batch(7),
         ),
-        "sparse": (lambda: keras.Input((NUM_FEATURES,), sparse=True), None, (sparse_ids, LABELS)),
+        "sparse": (lambda: keras.Input((NUM_FEATURES,), sparse=True), (sparse_ids, LABELS)),
     }
 
 
-@pytest.mark.filterwarnings("ignore:Converting sparse IndexedSlices")
 @pytest.mark.parametrize(("kind", "at_most"), [("arrays", 60), ("dataset", 60), *((kind, 23) for kind in KINDS)])
 def test_kinds_of_data(tmp_path: Path, kind: str, at_most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "_ROWS_AT_ONCE", 10)
-    make_input, x, data = models_and_data()[kind]
+    monkeypatch.setattr(callbacks.analysis_data, "_ROWS_AT_ONCE", 10)
+    make_input, data = models_and_data()[kind]
     inputs = make_input()
     layer = make_layer()
     model = kr.RaFMModel(inputs, layer(inputs))
-    model.compile(kr.optimizers.LazyAdam(0.02), keras.losses.BinaryCrossentropy(from_logits=True))
-    batches = tf.data.Dataset.from_tensor_slices((sparse(DISTINCT_IDS) if x is None else x, LABELS)).batch(20)
-    board = callbacks.TensorBoard(tmp_path, analysis_data=data, analysis_samples=at_most, counts=COUNTS)
-    model.fit(batches, verbose=0, shuffle=False, callbacks=[board])
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    analyse(model, tmp_path, analysis_data=data, analysis_samples=at_most, counts=COUNTS)
     of_arrays = kind not in ("dataset", "endless dataset", "dataset of samples", "dataset of sparse", "sparse")
     rows = np.linspace(0, 59, at_most).astype(int) if of_arrays else np.arange(at_most)
     ids, labels = DISTINCT_IDS[rows], LABELS[rows]
@@ -467,7 +483,7 @@ def test_a_sequential_model(tmp_path: Path) -> None:
     layer = make_layer()
     model = keras.Sequential([keras.Input((4,), dtype="int32"), layer, keras.layers.Activation("sigmoid")])
     model.compile(keras.optimizers.SGD(0.01), "binary_crossentropy")
-    fit(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
+    analyse(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
     for level, name in enumerate(RUNS):
         losses = log_loss(LABELS, level_scores(layer)[:, level])
         run = Run(tmp_path / name)
@@ -486,7 +502,7 @@ class Subclassed(keras.Model):
 
 def test_a_subclassed_model_without_analysis_data(tmp_path: Path) -> None:
     model = Subclassed()
-    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
     fit(model, tmp_path, counts=COUNTS)
     assert "norms/free_factors" in Run(tmp_path / RUNS[0]).tags
 
@@ -494,7 +510,7 @@ def test_a_subclassed_model_without_analysis_data(tmp_path: Path) -> None:
 def test_one_level(tmp_path: Path) -> None:
     ids = keras.Input((4,), dtype="int32")
     model = kr.RaFMModel(ids, make_layer(kr.RankPlan(np.ones(NUM_FEATURES, int), (3,)), use_linear=False)(ids))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     fit(model, tmp_path, analysis_data=(IDS, LABELS))
     run = Run(tmp_path / "level_1_rank_3")
     assert set(run.tags) == {"levels/loss", "norms/free_factors"}
@@ -505,7 +521,7 @@ def test_a_level_without_features(tmp_path: Path) -> None:
     ids = keras.Input((4,), dtype="int32")
     model = kr.RaFMModel(ids, make_layer(plan)(ids))
     model.compile("sgd", "mse")
-    fit(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
+    analyse(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
     assert list(read_projector(tmp_path / "train")) == ["level_1_rank_2", "level_2_rank_3"]
     assert not [tag for tag in Run(tmp_path / RUNS[2]).tags if tag.startswith("norms")]
     assert "norms/free_factors" not in Run(tmp_path / RUNS[0]).tags
@@ -516,9 +532,14 @@ def test_a_level_without_features(tmp_path: Path) -> None:
     [(3, 1, 2, [0, 1, 2]), (6, 2, 1, [0, 2, 4, 5]), (5, 2, 1, [0, 2, 4]), (4, 9, 2, [0, 3])],
 )
 def test_when_the_analysis_is_done(
-    tmp_path: Path, epochs: int, analysis_freq: int, steps_per_execution: int, expected: list[int]
+    models: dict[int, kr.RaFMModel],
+    tmp_path: Path,
+    epochs: int,
+    analysis_freq: int,
+    steps_per_execution: int,
+    expected: list[int],
 ) -> None:
-    model = make_model(steps_per_execution=steps_per_execution)
+    model = models[steps_per_execution]
     fit(model, tmp_path, epochs=epochs, analysis_data=(IDS, LABELS), analysis_freq=analysis_freq)
     run = Run(tmp_path / RUNS[0])
     assert list(run.all("levels/loss")) == list(run.all("norms/free_factors")) == expected
@@ -536,11 +557,11 @@ class StopAfterSecondEpoch(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_stopped_training(tmp_path: Path, first: bool) -> None:
-    model = make_model()
+def test_stopped_training(models: dict[int, kr.RaFMModel], tmp_path: Path, first: bool) -> None:
+    model = models[1]
     stop = StopAfterSecondEpoch()
     board = callbacks.TensorBoard(tmp_path, analysis_data=(IDS, LABELS), analysis_freq=5)
-    model.fit(IDS, LABELS, epochs=9, verbose=0, callbacks=[stop, board] if first else [board, stop])
+    model.fit(IDS, LABELS, batch_size=20, epochs=9, verbose=0, callbacks=[stop, board] if first else [board, stop])
     model.layers[-1].assign_bias(stop.bias)
     losses = Run(tmp_path / RUNS[2]).all("levels/loss")
     assert list(losses) == [0, 1]
@@ -548,8 +569,8 @@ def test_stopped_training(tmp_path: Path, first: bool) -> None:
 
 
 @pytest.mark.parametrize("update_freq", ["batch", 2])  # an epoch has three batches
-def test_what_keras_writes(tmp_path: Path, update_freq: Any) -> None:
-    model = make_model()
+def test_what_keras_writes(models: dict[int, kr.RaFMModel], tmp_path: Path, update_freq: Any) -> None:
+    model = models[1]
     board = callbacks.TensorBoard(
         tmp_path, update_freq=update_freq, histogram_freq=1, write_steps_per_second=True, analysis_data=(IDS, LABELS)
     )
@@ -565,7 +586,7 @@ def test_what_keras_writes(tmp_path: Path, update_freq: Any) -> None:
 def test_under_a_distribution_strategy(tmp_path: Path) -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        model = make_model()
+        model = make_model(keras.optimizers.SGD(0.02))
     board = callbacks.TensorBoard(tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
     batches = tf.data.Dataset.from_tensor_slices((IDS, LABELS)).batch(20)
     model.fit(batches, epochs=2, verbose=0, shuffle=False, callbacks=[board])
@@ -578,7 +599,7 @@ def test_half_precision(tmp_path: Path) -> None:
     ids = keras.Input((4,), dtype="int32")
     model = kr.RaFMModel(ids, make_layer(dtype="mixed_float16")(ids))
     model.compile(keras.optimizers.SGD(0.01), keras.losses.BinaryCrossentropy(from_logits=True))
-    fit(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
+    analyse(model, tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)
     losses = log_loss(LABELS, level_scores(model.layers[-1])[:, 0])
     assert Run(tmp_path / RUNS[0]).last("levels/loss") == pytest.approx(losses.mean(), rel=1e-2)
 
@@ -587,15 +608,15 @@ def test_a_model_without_a_compiled_loss(tmp_path: Path) -> None:
     ids = keras.Input((4,), dtype="int32")
     model = kr.RaFMModel(ids, make_layer(factors_l2=0.1)(ids))
     model.compile("sgd")
-    fit(model, tmp_path, analysis_data=(IDS, LABELS))
+    analyse(model, tmp_path, analysis_data=(IDS, LABELS))
     run = Run(tmp_path / RUNS[0])
     assert "levels/loss" not in run.tags
     assert "levels/correlation_with_next_level" in run.tags
 
 
 def test_scores_that_are_all_equal_have_no_correlation(tmp_path: Path) -> None:
-    model = make_model(keras.optimizers.SGD(0.0))
-    fit(model, tmp_path, analysis_data=(np.zeros_like(IDS), LABELS))
+    model = make_model()
+    analyse(model, tmp_path, analysis_data=(np.zeros_like(IDS), LABELS))
     run = Run(tmp_path / RUNS[0])
     assert "levels/correlation_with_next_level" not in run.tags
     assert run.last("levels/mean_absolute_difference_to_next_level") == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,5 @@
+"""Callbacks for training."""
+
+from keras_rafm.callbacks.tensorboard import TensorBoard
+
+__all__ = ["TensorBoard"]

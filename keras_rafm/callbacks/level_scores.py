@@ -1,0 +1,180 @@
+"""Level scores, outputs and losses of a model on the analysis data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_rafm.callbacks.analysis_data import sample
+from keras_rafm.callbacks.shown_layer import ShownLayer
+from keras_rafm.downstream import find_downstreams, nodes_above
+from keras_rafm.frequency_buckets import FrequencyLoss, bucket_of_counts, rarest_counts
+from keras_rafm.imitation import imitations_of, names_of_outputs
+from keras_rafm.input_checks import check_integer_inputs
+from keras_rafm.layer import RaFMLayer
+from keras_rafm.occurrences import PADDING_ID, occurrences
+
+
+class Result(NamedTuple):
+    """The level scores of one layer, and what the model makes of them.
+
+    Attributes:
+        scores: `ŷ_1 … ŷ_m`, float64 `[N, m]`.
+        outputs: The model's flat outputs per level.
+        reached: Which of these depend on the score.
+    """
+
+    scores: npt.NDArray[np.float64]
+    outputs: list[list[npt.NDArray[Any]]]
+    reached: list[int]
+
+
+class JudgedOutput(NamedTuple):
+    """An output whose loss is shown by frequency.
+
+    Attributes:
+        name: Its name with a `/`, if there are several.
+        labels: Its labels.
+        outputs: As many numbers.
+        loss: Which loss is shown.
+        from_logits: Whether a log-loss is of logits.
+    """
+
+    name: str
+    labels: npt.NDArray[Any]
+    outputs: npt.NDArray[Any]
+    loss: FrequencyLoss
+    from_logits: bool
+
+
+class LevelScores:
+    """The level scores of every layer of a model on a sample of data, and the outputs with each in place of the score.
+
+    Args:
+        model: The model; functional or sequential.
+        layers: Its layers.
+        data: As `analysis_data` of the callback.
+        at_most: At most so many rows of it are used.
+
+    Raises:
+        TypeError: The data are of another kind.
+        ValueError: The model can't be cut at its scores, or the data do not fit it.
+    """
+
+    def __init__(self, model: keras.Model, layers: list[RaFMLayer], data: Any, at_most: int) -> None:
+        self._model = model
+        outputs = getattr(model, "outputs", None)  # neither a subclassed nor a sequential model that has no input has it
+        if not outputs:
+            raise ValueError(
+                f"`analysis_data` needs a functional or sequential model. {model.name} is a {type(model).__name__} without "
+                "`outputs`: leave `analysis_data` out."
+            )
+        try:
+            self._downstreams = find_downstreams(outputs, layers)
+        except ValueError as error:
+            raise ValueError(f"`analysis_data` can't be used with {model.name}, leave it out: {error}") from error
+        layer_inputs = []
+        for downstream in self._downstreams:
+            (arguments,) = (node.arguments for node in nodes_above(outputs) if node.operation is downstream.layer)
+            layer_inputs.append(arguments.args[0] if arguments.args else arguments.kwargs["inputs"])
+        joining = [downstream.joining for downstream in self._downstreams]
+        self._is_sequential = not hasattr(model, "input")
+        self._values = keras.Model(
+            model.inputs[0] if self._is_sequential else model.input, [layer_inputs, list(outputs), joining]
+        )
+        self._names = ["output"] if self._is_sequential else names_of_outputs(model)
+        self._buckets: dict[str, npt.NDArray[np.int64]] = {}
+        self._batches, self._labels = sample(data, at_most, model)
+        try:
+            self._forward(self._batches[0])
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(f"`analysis_data` does not fit {model.name}: {error}") from error
+
+    def compute(self) -> list[Result]:
+        """One result per layer."""
+        batches = [self._forward(inputs) for inputs in self._batches]
+        results = []
+        for index, downstream in enumerate(self._downstreams):
+            scores = np.concatenate([batch[index][0] for batch in batches]).astype(np.float64)
+            by_level = [
+                [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+                for outputs in zip(*(batch[index][1] for batch in batches), strict=True)
+            ]
+            results.append(Result(scores, by_level, downstream.outputs))
+        return results
+
+    def compiled_loss(self, outputs: list[npt.NDArray[Any]]) -> float | None:
+        """What the model's loss is for these flat outputs; `None` if it was compiled without one."""
+        loss = self._model._compile_loss
+        if loss is None:
+            return None
+        predicted = outputs[0] if self._is_sequential else keras.tree.pack_sequence_as(self._model.output, outputs)
+        if isinstance(predicted, (list, tuple)) and len(predicted) == 1:
+            predicted = predicted[0]
+        # With several outputs it keeps means of their losses, which the analysis must not enter.
+        state = [variable.numpy() for variable in loss.variables]
+        value = loss(self._labels, keras.tree.map_structure(tf.convert_to_tensor, predicted))
+        for variable, kept in zip(loss.variables, state, strict=False):  # the first call makes them
+            variable.assign(kept)
+        return None if value is None else float(tf.reduce_mean(value))
+
+    def judged_outputs(self, reached: list[int], outputs: list[npt.NDArray[Any]]) -> Iterator[JudgedOutput]:
+        """Those outputs that have a loss and labels of their shape."""
+        imitations = imitations_of(self._model.loss, None, self._names)
+        for index in reached:
+            imitation, labels = imitations[index], self._labels_of(index)
+            if imitation is None or labels is None or labels.size != outputs[index].size:
+                continue
+            name = f"{self._names[index]}/" if len(reached) > 1 else ""
+            from_logits = imitation.is_cross_entropy and bool(imitation.loss.from_logits)
+            loss: FrequencyLoss = "log_loss" if imitation.is_cross_entropy else "rmse"
+            yield JudgedOutput(name, labels, outputs[index], loss, from_logits)
+
+    def buckets(self, shown: ShownLayer) -> npt.NDArray[np.int64]:
+        """The frequency bucket of every row: int64 `[N]`."""
+        layer, counts = shown.layer, shown.counts
+        assert counts is not None
+        if layer.name not in self._buckets:
+            index = next(i for i, downstream in enumerate(self._downstreams) if downstream.layer is layer)
+            ids = [_ragged_ids(self._values(inputs, training=False)[0][index], layer) for inputs in self._batches]
+            padded = tf.concat(ids, axis=0).to_tensor(PADDING_ID).numpy()
+            self._buckets[layer.name] = bucket_of_counts(rarest_counts(padded, counts))
+        return self._buckets[layer.name]
+
+    def _forward(self, inputs: Any) -> list[tuple[npt.NDArray[Any], list[list[npt.NDArray[Any]]]]]:
+        """Per layer: level scores `[B, m]`, and the model's flat outputs per level, of one batch."""
+        if not self._is_sequential:
+            check_integer_inputs(inputs, self._model)
+        layer_inputs, outputs, joining = self._values(inputs, training=False)
+        results = []
+        for downstream, its_inputs, its_joining in zip(self._downstreams, layer_inputs, joining, strict=True):
+            scores = downstream.layer.level_scores(its_inputs)
+            by_level = []
+            for level in range(downstream.layer.num_levels):
+                score = scores[:, level : level + 1]
+                reached = [score] if downstream.model is None else downstream.model([score, *its_joining], training=False)
+                at_level = list(outputs)
+                for index, output in zip(downstream.outputs, keras.tree.flatten(reached), strict=True):
+                    at_level[index] = output
+                by_level.append([keras.ops.convert_to_numpy(output) for output in at_level])
+            results.append((scores.numpy(), by_level))
+        return results
+
+    def _labels_of(self, index: int) -> npt.NDArray[Any] | None:
+        if len(self._names) == 1:
+            return keras.tree.flatten(self._labels)[0]
+        if isinstance(self._labels, Mapping):
+            return self._labels.get(self._names[index])
+        flat = keras.tree.flatten(self._labels)
+        return flat[index] if len(flat) == len(self._names) else None
+
+
+def _ragged_ids(inputs: Any, layer: RaFMLayer) -> tf.RaggedTensor:
+    """The ids that a layer is given by any kind of input: int64 `[B, (F)]`."""
+    found = occurrences(inputs, layer.num_features, "float32", where=layer.name)
+    return tf.RaggedTensor.from_value_rowids(tf.cast(found.ids, tf.int64), found.samples, nrows=found.num_samples)
