@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "keras_rafm needs Python 3.11, 3.12 or 3.13: none was found. Name one with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[io,examples,benchmark,test,lint]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[io,beam,examples,benchmark,test,lint]'
 	touch $@
 
 # The newest TensorFlow, without tensorflow-io.

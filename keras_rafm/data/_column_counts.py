@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Final
 
+import numpy as np
 import tensorflow as tf
 
 from keras_rafm.data import _blocks
-from keras_rafm.data._files import files_of
+from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb
+from keras_rafm.data._files import files_of, is_remote
 from keras_rafm.data._raw import RawColumn
 from keras_rafm.data._reading import one_format
 from keras_rafm.data.columns import Column
 from keras_rafm.data.encoder import as_raw_batch
-from keras_rafm.data.formats import FileFormat, OnError, PythonFormat
+from keras_rafm.data.formats import CSVFormat, FileFormat, OnError, ParquetFormat, PythonFormat
 from keras_rafm.data.value_counts import ValueCounter, ValueCounts
+
+_MEMORY_LIMIT: Final = "500MB"
 
 
 def count_values(
@@ -54,12 +59,34 @@ def _count_files(
 ) -> dict[str, ValueCounts]:
     files = files_of(paths)
     reader = one_format(files, file_format)
+    if on_error is None:
+        counted = _count_out_of_core(columns, files, reader)
+        if counted is not None:
+            return counted
     batches: Iterable[Any]
     if isinstance(reader, PythonFormat):  # not by way of tf.data, where an error would lose its type
         batches = _eager_blocks(reader, files, raw_columns, on_error)
     else:
-        batches = tf.data.Dataset.from_tensor_slices(files).flat_map(reader.opener(raw_columns, on_error))
+        batches = _graph_blocks(reader, files, raw_columns, on_error)
     return _count_batches(columns, raw_columns, batches)
+
+
+def _count_out_of_core(
+    columns: Mapping[str, Column], files: Sequence[str], reader: FileFormat
+) -> dict[str, ValueCounts] | None:
+    """Counts by DuckDB.
+
+    `None` where it is not installed or can't read the files: this package's readers then count them, or say what is wrong.
+    """
+    is_readable = isinstance(reader, CSVFormat | ParquetFormat) and not any(map(is_remote, files))
+    if not is_readable or any(find_spec(module) is None for module in ("duckdb", "pyarrow")):
+        return None
+    try:
+        return count_files_with_duckdb(
+            columns, files, reader.grammar if isinstance(reader, CSVFormat) else "parquet", memory_limit=_MEMORY_LIMIT
+        )
+    except DuckDBCountError:
+        return None
 
 
 def _eager_blocks(
@@ -71,6 +98,23 @@ def _eager_blocks(
             yield _blocks.as_raw_columns(texts, arrays, raw_columns)
 
 
+def _graph_blocks(
+    reader: FileFormat, files: Sequence[str], raw_columns: list[RawColumn], on_error: OnError | None
+) -> Iterator[Any]:
+    opener = reader.opener(raw_columns, on_error)
+    for file in files:
+        empty = True
+        try:
+            for block in opener(tf.constant(file)):
+                empty = False
+                yield block
+        except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file
+            reader.explain(file, raw_columns)
+            raise
+        if empty or file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
+            reader.explain(file, raw_columns)
+
+
 def _count_batches(
     columns: Mapping[str, Column], raw_columns: list[RawColumn], batches: Iterable[Any]
 ) -> dict[str, ValueCounts]:
@@ -80,6 +124,10 @@ def _count_batches(
         for name, column in columns.items():
             values = column.parts(raw, name).values
             missing = column.is_missing(values)
-            distinct, _, number = tf.unique_with_counts(tf.boolean_mask(values, ~missing), out_idx=tf.int64)
-            counters[name].add(distinct.numpy(), number.numpy(), int(tf.math.count_nonzero(missing)))
+            there = tf.boolean_mask(values, ~missing)
+            if there.dtype.is_floating:  # TensorFlow takes subnormal numbers for 0
+                distinct, number = np.unique(there.numpy() + 0.0, return_counts=True)
+            else:
+                distinct, _, number = (own.numpy() for own in tf.unique_with_counts(there, out_idx=tf.int64))
+            counters[name].add(distinct, number, int(tf.math.count_nonzero(missing)))
     return {name: counter.result() for name, counter in counters.items()}
