@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from keras_rafm.cli.progress import counted
 from keras_rafm.data import Schema
 from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu
+from keras_rafm.data._raw import RawColumn
 from keras_rafm.data.formats import FileFormat, OnError
 from keras_rafm.occurrences import PADDING_ID
 
@@ -25,6 +27,7 @@ class Encoded:
     Args:
         arrays: All of them, or `None` where they are read from the files.
         num_rows: How many there are, if known.
+        expected_rows: How many there should be, if anything tells; for bars alone.
         mean_label: Of the rows that were looked at.
         schema: Reads the files.
         files: Their names.
@@ -34,6 +37,7 @@ class Encoded:
 
     arrays: Any
     num_rows: int | None
+    expected_rows: int | None
     mean_label: float
     schema: Schema
     files: list[str]
@@ -74,22 +78,43 @@ def encode(
     on_error: OnError | None,
     memory_limit: int,
     description: str,
+    expected_rows: int | None = None,
 ) -> Encoded:
     """Read and encode files, as far as they fit into `memory_limit` bytes."""
     batches = schema.dataset(files, _ROWS_READ_AT_ONCE, file_format=file_format, on_error=on_error)
     parts: list[Any] = []
     size, label_sum, num_rows = 0, 0.0, 0
-    for batch in counted(batches, description, lambda batch: int(batch[1].shape[0])):
+    checked = explained(batches, file_format, files, schema.raw_columns(training=True))
+    for batch in counted(checked, description, lambda batch: int(batch[1].shape[0]), expected_rows):
         parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), batch))
         size += sum(array.nbytes for array in tf.nest.flatten(parts[-1]))
         label_sum += float(parts[-1][1].sum(dtype=np.float64))
         num_rows += parts[-1][1].shape[0]
         if size > memory_limit:
-            return Encoded(None, None, label_sum / num_rows, schema, files, file_format, on_error)
+            return Encoded(None, None, expected_rows, label_sum / num_rows, schema, files, file_format, on_error)
     if not num_rows:
         raise ValueError(f"{files[0]}: expected at least one row, found none")
     arrays = keras.tree.map_structure(lambda *arrays: _joined(arrays), *parts)
-    return Encoded(on_cpu(arrays), num_rows, label_sum / num_rows, schema, files, file_format, on_error)
+    return Encoded(on_cpu(arrays), num_rows, num_rows, label_sum / num_rows, schema, files, file_format, on_error)
+
+
+def explained(
+    batches: Iterable[Any], file_format: FileFormat, files: Sequence[str], columns: Sequence[RawColumn]
+) -> Iterator[Any]:
+    """The same batches; where reading ends in an error, or may have ended too early, the format says what is wrong where.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    try:
+        yield from batches
+    except tf.errors.OpError:
+        for file in files:
+            file_format.explain(file, columns)
+        raise
+    for file in files:
+        if file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
+            file_format.explain(file, columns)
 
 
 def _joined(arrays: tuple[Any, ...]) -> Any:

@@ -9,10 +9,12 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from keras_rafm.cli.parser import parse
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:  # `keras-rafm predict … | head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter would flush the closed one
-        return _DONE
+        return 1 if parsed.command == "train" else _DONE
     except Exception as error:
         if getattr(parsed, "debug", False):
             traceback.print_exc()
@@ -53,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _resume_hint(parsed: Any) -> str:
     if parsed.command != "train":
         return ""
-    return f"; go on from the last checkpoint with: keras-rafm train --resume --output {parsed.output}"
+    if not (Path(parsed.output) / "settings.json").is_file():
+        return " before there was a checkpoint to go on from: train anew"
+    return f"; go on from the last checkpoint with: keras-rafm train --resume --output {shlex.quote(parsed.output)}"
 
 
 def _is_about_input(error: Exception) -> bool:

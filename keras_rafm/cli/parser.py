@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -12,8 +13,9 @@ from keras_rafm.cli.settings import Settings, read_config
 _EXAMPLES = """examples:
   keras-rafm train --dataset frappe --path data/frappe --ranks 64,256 --thresholds 256 --output runs/frappe
   keras-rafm train --train 'train/*.parquet' --validation valid.parquet --label clicked --column user=string_categorical
-      --column genres=string_categorical,separator=| --ranks 8,64 --thresholds 100 --output runs/mine
-  keras-rafm train --config run.toml --resume --output runs/mine
+      --column 'genres=string_categorical,separator=|' --ranks 8,64 --thresholds 100 --output runs/mine
+  keras-rafm train --config run.toml --output runs/mine
+  keras-rafm train --resume --output runs/mine
   keras-rafm evaluate runs/mine --data test.csv
   keras-rafm predict runs/mine --data new.csv --output predictions.csv
   keras-rafm export runs/mine saved_models/mine
@@ -95,13 +97,17 @@ def _add_train(commands: Any) -> None:
         "  keras-rafm train --resume --output runs/frappe",
     )
     command.add_argument("--output", required=True, metavar="DIR", help="the run directory")
-    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run directory")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint of the run directory, with its settings; --epochs and --patience may be new",
+    )
     _add_data(command)
     _add_levels(command)
     group = command.add_argument_group("training")
     group.add_argument("--optimizer", choices=["LazyAdam", "SparseAdagrad", "SparseFtrl"], help="default: LazyAdam")
     group.add_argument("--learning-rate", type=float, metavar="X", help="default: 0.004")
-    group.add_argument("--idle-decay", type=float, metavar="X", help="decay of LazyAdam; default: its own")
+    group.add_argument("--idle-decay", type=float, metavar="X", help="decay of the tables; default: the optimizer's own")
     group.add_argument("--factors-l2", type=float, metavar="X", help="L2 over whole factor tables; default: 0")
     group.add_argument("--dependent-loss-weight", type=float, metavar="X", help="default: by the loss")
     group.add_argument("--batch-size", type=int, metavar="N", help="default: 4096")
@@ -129,7 +135,9 @@ def _add_of_run(commands: Any) -> None:
     )
     for command in (evaluate, predict):
         command.add_argument("run", help="the run directory")
-        command.add_argument("--data", required=True, nargs="+", metavar="PATH", help=_DATA_HELP)
+        own = command is evaluate
+        more = "; default: the test data of the run" if own else ""
+        command.add_argument("--data", required=not own, nargs="+", metavar="PATH", help=_DATA_HELP + more)
         command.add_argument("--format", choices=_FORMATS, help="default: as in training")
         command.add_argument("--batch-size", type=int, default=8192, metavar="N", help="default: 8192")
         command.add_argument("--on-error", choices=["raise", "skip"], default="raise", help="for malformed rows of text")
@@ -142,8 +150,10 @@ def _add_of_run(commands: Any) -> None:
     )
     exported.add_argument("run", help="the run directory")
     exported.add_argument("directory", help="the model directory, which holds versions")
-    described = _command(commands, "describe", "what a run or a schema is made of", "  keras-rafm describe runs/mine")
-    described.add_argument("run", help="a run directory or a schema")
+    described = _command(
+        commands, "describe", "what a run, a schema or an exported model is made of", "  keras-rafm describe runs/mine"
+    )
+    described.add_argument("run", help="a run directory, a schema, or an exported model")
 
 
 def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
@@ -180,7 +190,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME=KIND[,OPTION=VALUE…]",
         help="a column and its kind: string_categorical, integer_categorical, string_hashed, integer_hashed, "
-        "integer_identity, float, float_discretized, with the options of keras_rafm.data.Schema",
+        "integer_identity, float, float_discretized, with the options of keras_rafm.data.Schema; a comma in a value is "
+        r"written '\,'",
     )
     group.add_argument("--label", metavar="NAME", help="column of labels")
     group.add_argument("--positive-label", metavar="VALUE", help="the label that counts as 1")
@@ -210,12 +221,13 @@ def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 def _column(text: str) -> tuple[str, dict[str, Any]]:
     name, equals, rest = text.partition("=")
-    kind, *options = rest.split(",")
+    kind, *options = (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", rest))
     column: dict[str, Any] = {"kind": kind}
     for option in options:
         key, sign, value = option.partition("=")
         if not sign:
-            raise argparse.ArgumentTypeError(f"expected OPTION=VALUE, received {option!r} in {text!r}")
+            hint = r" (a comma in a value is written '\,')" if not option else ""
+            raise argparse.ArgumentTypeError(f"expected OPTION=VALUE, received {option!r} in {text!r}{hint}")
         column[key] = _value(value)
     if not (name and equals and kind):
         raise argparse.ArgumentTypeError(f"expected NAME=KIND[,OPTION=VALUE…], received {text!r}")

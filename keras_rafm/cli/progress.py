@@ -12,9 +12,9 @@ from keras_rafm.extras import imported
 
 
 def bar(description: str, unit: str, total: int | None = None) -> Any:
-    """A bar on stderr; on what is no terminal it is only shown when it ends."""
+    """A bar on stderr; on what is no terminal it is shown once a minute and when it ends."""
     tqdm = imported("tqdm", "cli").tqdm
-    quiet = {} if sys.stderr.isatty() else {"mininterval": 10**9}
+    quiet = {} if sys.stderr.isatty() else {"mininterval": 60, "maxinterval": 60}
     return tqdm(desc=description, unit=unit, total=total, unit_scale=True, file=sys.stderr, dynamic_ncols=True, **quiet)
 
 
@@ -59,6 +59,11 @@ class EpochBars(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """End it."""
         shown = {name: value for name, value in (logs or {}).items() if "dependent" not in name}
-        self._bar.set_postfix_str(", ".join(f"{name} {float(value):.4f}" for name, value in shown.items()))
+        self._bar.set_postfix_str(", ".join(f"{name} {float(value):.4f}" for name, value in shown.items()), refresh=False)
         self._bar.close()
         self._num_rows = self._seen if self._num_rows is None else self._num_rows
+
+    def close(self) -> None:
+        """End a bar that an interrupted epoch left."""
+        if self._bar is not None:
+            self._bar.close()

@@ -68,10 +68,14 @@ class RunDirectory:
         return (self.path / "settings.json").is_file()
 
     def begin(self, settings: Settings, schema: Schema, plan: RankPlan) -> None:
-        """Keep what was told and counted. The settings come last: with them the directory is a run."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Keep what was told and counted. The settings come first: from them alone a killed run can be begun anew."""
+        self.keep_settings(settings)
         schema.save(self.path / "schema")
         plan.save(self.path / "plan.npz")
+
+    def keep_settings(self, settings: Settings) -> None:
+        """Keep what was told."""
+        self.path.mkdir(parents=True, exist_ok=True)
         _write(self.path / "settings.json", settings.as_json())
 
     def settings(self) -> Settings:
@@ -85,7 +89,14 @@ class RunDirectory:
         return Settings.from_json((self.path / "settings.json").read_text(encoding="utf-8"), str(self.path))
 
     def schema(self) -> Schema:
-        """The schema."""
+        """The schema.
+
+        Raises:
+            UsageError: There is no run, or it was killed before it had one.
+        """
+        self.settings()  # that there is a run
+        if not (self.path / "schema").is_dir():
+            raise UsageError(f"{self.path} was begun and has no schema yet: go on by train --resume")
         return Schema.load(self.path / "schema")
 
     def plan(self) -> RankPlan:
@@ -113,12 +124,33 @@ class RunDirectory:
         Raises:
             UsageError: There is none.
         """
-        whole = sorted(path for path in self._checkpoints.glob("[0-9]*") if (path / "state.json").is_file())
+        return _model(self._last() / "model.keras"), self.state()
+
+    def state(self) -> State:
+        """That of the last checkpoint.
+
+        Raises:
+            UsageError: There is none.
+        """
+        path = self._last() / "state.json"
+        try:
+            return State(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path} is damaged: {error}") from error
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return bool(self._whole())
+
+    def _last(self) -> Path:
+        whole = self._whole()
         if not whole:
-            raise UsageError(f"{self.path} has no checkpoint to go on from: train anew")
-        state = State(**json.loads((whole[-1] / "state.json").read_text(encoding="utf-8")))
-        model: Any = keras.saving.load_model(whole[-1] / "model.keras")
-        return model, state
+            raise UsageError(f"{self.path} has no checkpoint yet: train with --resume first")
+        return whole[-1]
+
+    def _whole(self) -> list[Path]:
+        return sorted(path for path in self._checkpoints.glob("[0-9]*") if (path / "state.json").is_file())
 
     def save_best(self, model: keras.Model, epoch: int) -> None:
         """Keep the model of an epoch."""
@@ -140,13 +172,17 @@ class RunDirectory:
         Raises:
             UsageError: Training has not got so far.
         """
-        model, state = self.checkpoint()
-        if state.best_epoch is None:
-            if state.epoch == 0:
-                raise UsageError(f"{self.path} has no trained model yet")
-            return model
-        best: Any = keras.saving.load_model(self.path / "best" / f"{state.best_epoch}.keras")
-        return best
+        self.settings()  # that there is a run
+        state = self.state()
+        if state.best_epoch is not None:
+            return _model(self.path / "best" / f"{state.best_epoch}.keras")
+        if state.epoch == 0:
+            raise UsageError(f"{self.path} has no trained model yet")
+        return _model(self._last() / "model.keras")
+
+    def forget_report(self) -> None:
+        """As training goes on."""
+        (self.path / "report.json").unlink(missing_ok=True)
 
     def write_report(self, report: Any) -> None:
         """Keep what was reached."""
@@ -156,6 +192,14 @@ class RunDirectory:
         """What was reached, or `None` before the end."""
         path = self.path / "report.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _model(path: Path) -> keras.Model:
+    try:
+        model: Any = keras.saving.load_model(path)
+    except Exception as error:  # Keras raises many kinds on damaged files
+        raise UsageError(f"{path} can't be read: {error}") from error
+    return model
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,7 +49,7 @@ class Settings:
         factors_l2: As in `RaFMLayer`.
         optimizer: LazyAdam, SparseAdagrad or SparseFtrl.
         learning_rate: Of the optimizer.
-        idle_decay: Of LazyAdam; empty for its default.
+        idle_decay: Of the optimizer; empty for its default.
         batch_size: Rows per step.
         epochs: At most.
         patience: Epochs without a better validation loss after which training stops; the best epoch is kept.
@@ -100,17 +103,32 @@ class Settings:
         for name in ("batch_size", "epochs", "steps_per_execution", "patience", "memory_limit_mb"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{_flag(name)} must be at least 1. Received: {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"--learning-rate must be a finite number above 0. Received: {self.learning_rate}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed must be from 0 to 2**32 - 1. Received: {self.seed}")
+        if not self.ranks or any(a >= b for a, b in zip((0, *self.ranks), self.ranks, strict=False)):
+            raise UsageError(f"--ranks must be positive and increasing, at least one. Received: {_shown(self.ranks)}")
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             raise UsageError(f"--checkpoint-steps must be at least 1. Received: {self.checkpoint_steps}")
         if len(self.thresholds) != len(self.ranks) - 1:
             raise UsageError(
-                f"--thresholds must be one less than --ranks. Received: {len(self.thresholds)} thresholds, "
-                f"{len(self.ranks)} ranks"
+                f"--thresholds must be one less than --ranks. Received: thresholds {_shown(self.thresholds)} for ranks "
+                f"{_shown(self.ranks)}"
             )
 
     def as_json(self) -> str:
         """What `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def with_absolute_paths(self) -> Settings:
+        """The same files, wherever a later process is started."""
+        found: dict[str, Any] = {
+            name: _absolute(getattr(self, name)) for name in ("path", "cache_dir") if getattr(self, name) is not None
+        }
+        for name in ("train", "validation", "test"):
+            found[name] = tuple(map(_absolute, getattr(self, name)))
+        return dataclasses.replace(self, **found)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Settings:
@@ -132,6 +150,10 @@ class Settings:
         unknown = sorted(set(given) - set(hints))
         if unknown:
             raise UsageError(f"{where}: unknown settings {unknown}. There are: {', '.join(sorted(hints))}")
+        if given.get("ranks") is not None and "thresholds" not in given:
+            ranks = given["ranks"]
+            if not isinstance(ranks, list | tuple) or len(ranks) == 1:
+                given = {**given, "thresholds": ()}  # one level needs none
         return cls(**{name: _converted(name, value, hints[name], where) for name, value in given.items()})
 
 
@@ -143,9 +165,9 @@ def read_config(path: str) -> dict[str, Any]:
         ImportError: A YAML file is given and PyYAML is not installed.
         UsageError: It can't be read, or has another ending.
     """
-    text = Path(path).read_text(encoding="utf-8")
     suffix = Path(path).suffix.lower()
     try:
+        text = Path(path).read_text(encoding="utf-8")
         if suffix == ".toml":
             config: Any = tomllib.loads(text)
         elif suffix == ".json":
@@ -164,6 +186,8 @@ def read_config(path: str) -> dict[str, Any]:
         raise UsageError(f"{path} can't be read: {error}") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path} must hold settings by name. Received: {type(config).__name__}")
+    if not isinstance(config.get("columns") or {}, dict):
+        raise UsageError(f"{path}: `columns` must be a table of columns by name. Received: {config['columns']!r}")
     return {str(name).replace("-", "_"): value for name, value in config.items()}
 
 
@@ -182,8 +206,9 @@ def _converted(name: str, value: Any, hint: Any, where: str) -> Any:
         return None
     if isinstance(value, bool) != (bool in wanted):
         raise UsageError(f"{where}: `{name}` must be {_names(wanted)}. Received: {value!r}")
-    if float in wanted and isinstance(value, int):
-        value = float(value)
+    if float in wanted and isinstance(value, int | str):
+        with contextlib.suppress(ValueError):  # for YAML 1.1, 4e-3 is text
+            value = float(value)
     if str in wanted and isinstance(value, int | float) and name == "positive_label":
         value = str(value)
     if not isinstance(value, wanted):
@@ -201,6 +226,14 @@ def _one_of(settings: Settings, name: str, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         names = ", ".join(str(a) for a in allowed if a is not None)
         raise UsageError(f"{_flag(name)} must be one of {names}. Received: {value!r}")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path or path.startswith("~") else os.path.abspath(path)
+
+
+def _shown(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers) or "none"
 
 
 def _flag(name: str) -> str:

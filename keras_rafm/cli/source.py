@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from keras_rafm.cli.progress import bar
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
 from keras_rafm.data._checks import Task
@@ -14,8 +15,10 @@ from keras_rafm.data._files import files_of
 from keras_rafm.data._raw import RawColumn
 from keras_rafm.data._reading import one_format
 from keras_rafm.data.formats import FileFormat
+from keras_rafm.data.known.entry import _recipe_of
 
 _SPLITS = ("train", "validation", "test")
+_OF_TEXT = ("delimiter", "quote", "column_names")
 _KINDS = (
     "string_categorical",
     "integer_categorical",
@@ -35,15 +38,21 @@ class Source:
         schema: Declared, not adapted.
         file_format: Of all files.
         files: Of each split that there is, by `"train"`, `"validation"` and `"test"`.
+        num_rows: How many rows each split has, where that is known.
     """
 
     schema: Schema
     file_format: FileFormat
     files: dict[str, list[str]]
+    num_rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def source_of(settings: Settings) -> Source:
+def source_of(settings: Settings, schema: Schema | None = None) -> Source:
     """The schema, the files and their format.
+
+    Args:
+        settings: What is told.
+        schema: One that is known already.
 
     Raises:
         UsageError: Settings are missing or don't go together.
@@ -51,13 +60,25 @@ def source_of(settings: Settings) -> Source:
         ValueError: A column's options are wrong.
     """
     if settings.dataset is not None:
-        return _known(settings, settings.dataset)
+        return _known(settings, settings.dataset, schema)
+    for name in ("path", "cache_dir", "min_count"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for a known dataset: name it by --dataset, or leave it out")
     if not settings.train:
         raise UsageError("name the data: --train with files, or --dataset with the name of a known dataset")
     files = {split: files_of(getattr(settings, split)) for split in _SPLITS if getattr(settings, split)}
     every_file = [file for own in files.values() for file in own]
     file_format = format_of_settings(settings, every_file)
-    return Source(_schema(settings, file_format, files["train"]), file_format, files)
+    return Source(schema or _schema(settings, file_format, files["train"]), file_format, files)
+
+
+def format_of_dataset(name: str) -> FileFormat:
+    """The format of a known dataset's files, which need not be there.
+
+    Raises:
+        ValueError: There is no dataset of that name.
+    """
+    return _recipe_of(name).file_format
 
 
 def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:
@@ -84,12 +105,14 @@ def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:
     return file_format
 
 
-def _known(settings: Settings, name: str) -> Source:
-    for other in (*_SPLITS, "columns", "label", "format", "task"):
+def _known(settings: Settings, name: str, schema: Schema | None) -> Source:
+    for other in (*_SPLITS, "columns", "label", "format", "task", "positive_label", "sample_weight", *_OF_TEXT):
         if getattr(settings, other):
-            raise UsageError(f"--dataset brings files and columns: leave out --{other.rstrip('s')}")
+            flag = "column" if other == "columns" else other.replace("_", "-")
+            raise UsageError(f"--dataset brings files and columns: leave out --{flag}")
     known = known_dataset(name, settings.path, cache_dir=settings.cache_dir, min_count=settings.min_count)
-    return Source(known.schema, known.file_format, {split: list(getattr(known, split)) for split in _SPLITS})
+    files = {split: list(getattr(known, split)) for split in _SPLITS}
+    return Source(schema or known.schema, known.file_format, files, known.num_rows)
 
 
 def _task(settings: Settings) -> Task:
@@ -98,8 +121,10 @@ def _task(settings: Settings) -> Task:
 
 def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Schema:
     if isinstance(file_format, LibFMFormat):
-        if settings.columns or settings.label:
-            raise UsageError("libFM text has its own columns: leave out --column and --label")
+        if settings.columns or settings.label or settings.positive_label or settings.sample_weight:
+            raise UsageError(
+                "libFM text has its own columns: leave out --column, --label, --positive-label and --sample-weight"
+            )
         weights = "values" if _has_values(file_format, train) else None
         ids = Schema.integer_categorical(multivalued=True, missing="ignore", weights=weights)
         return Schema({"ids": ids}, label="label", task=_task(settings))
@@ -136,8 +161,10 @@ def _column(name: str, given: Any) -> Any:
 def _has_values(file_format: LibFMFormat, files: list[str]) -> bool:
     """Whether some value of the training data is not 1."""
     column = RawColumn("values", "float32", is_list=True)
-    for file in files:
-        for _, block in file_format.blocks(file, [column], on_error=lambda error: None):
-            if (block["values"].values != 1).any():  # type: ignore[union-attr]
-                return True
+    with bar("looking for values", " rows") as shown:
+        for file in files:
+            for num_rows, block in file_format.blocks(file, [column], on_error=lambda error: None):
+                if (block["values"].values != 1).any():  # type: ignore[union-attr]
+                    return True
+                shown.update(num_rows)
     return False

@@ -13,7 +13,7 @@ from keras_rafm.callbacks import TensorBoard
 from keras_rafm.cli.encoded import Encoded
 from keras_rafm.cli.progress import EpochBars
 from keras_rafm.cli.run_directory import RunDirectory, State
-from keras_rafm.cli.settings import Settings
+from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import Schema
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.model import RaFMModel
@@ -23,11 +23,22 @@ _METRICS = {"classification": "log_loss", "regression": "rmse"}
 
 
 def make_deterministic() -> None:
-    """Have all kernels round alike in every run. It has to be called before TensorFlow does anything."""
-    tf.config.experimental.enable_op_determinism()
+    """Have all kernels round alike in every run.
+
+    Raises:
+        UsageError: TensorFlow has done something already.
+    """
     # Kernels such as AddN work in place on whichever operand nobody else holds by then: with several threads that varies,
     # and with it the order of the sum.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if tf.config.threading.get_inter_op_parallelism_threads() != 1:
+        try:
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError as error:
+            raise UsageError(
+                "--deterministic sets how many threads TensorFlow has, and in this process TensorFlow runs already: "
+                "start the command in a process of its own"
+            ) from error
+    tf.config.experimental.enable_op_determinism()
 
 
 def new_model(schema: Schema, plan: RankPlan, settings: Settings, mean_label: float) -> RaFMModel:
@@ -50,7 +61,7 @@ def new_model(schema: Schema, plan: RankPlan, settings: Settings, mean_label: fl
         layer.assign_bias(mean_label)
     options = {} if settings.idle_decay is None else {"idle_decay": settings.idle_decay}
     optimizer = getattr(optimizers, settings.optimizer)(settings.learning_rate, **options)
-    model.compile(optimizer, loss, metrics=metrics, steps_per_execution=settings.steps_per_execution)
+    model.compile(optimizer, loss, weighted_metrics=metrics, steps_per_execution=settings.steps_per_execution)
     return model
 
 
@@ -70,39 +81,51 @@ def train(
         callbacks.append(
             TensorBoard(
                 str(run.path / "logs"),
-                analysis_data=None if validation is None else validation.in_order(settings.batch_size),
+                analysis_data=None
+                if validation is None
+                else validation.in_order(settings.batch_size).map(_without_weights),
                 counts=schema.counts,
                 feature_names=schema.feature_names(),
             )
         )
     validation_data = None if validation is None else validation.in_order(settings.batch_size)
 
+    expected_rows = training.expected_rows if training.num_rows is None else training.num_rows
+
     def fit(batches: tf.data.Dataset, first: int, end: int, num_rows: int | None) -> None:
         bars = EpochBars(settings.batch_size, num_rows, settings.epochs)
-        model.fit(
-            batches,
-            validation_data=validation_data,
-            initial_epoch=first,
-            epochs=end,
-            shuffle=False,  # the batches are shuffled already
-            verbose=0,
-            callbacks=[*callbacks, bars],
-        )
+        try:
+            model.fit(
+                batches,
+                validation_data=validation_data,
+                initial_epoch=first,
+                epochs=end,
+                shuffle=False,  # the batches are shuffled already
+                verbose=0,
+                callbacks=[*callbacks, bars],
+            )
+        finally:
+            bars.close()
 
     if state.step and not state.ended:  # first what is left of an epoch
         batches = training.shuffled(settings.batch_size, settings.seed, state.epoch).skip(state.step)
-        left = None if training.num_rows is None else training.num_rows - state.step * settings.batch_size
+        left = None if expected_rows is None else max(1, expected_rows - state.step * settings.batch_size)
         fit(batches, state.epoch, state.epoch + 1, left)
     if state.epoch < settings.epochs and not state.ended:
         fit(
             training.shuffled(settings.batch_size, settings.seed, state.epoch),
             state.epoch,
             settings.epochs,
-            training.num_rows,
+            expected_rows,
         )
     if not state.ended:
         state.ended = True
         run.save_checkpoint(model, state)
+
+
+def _without_weights(inputs: Any, labels: Any, *weights: Any) -> Any:
+    del weights
+    return inputs, labels
 
 
 class _Keeper(keras.callbacks.Callback):

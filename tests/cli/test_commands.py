@@ -1,0 +1,227 @@
+import csv
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from cli_runs import COLUMNS, NUM_TEST, command, done, ended, process_of, write_csv
+from sklearn.metrics import log_loss, roc_auc_score
+
+from keras_rafm.cli.measuring import _auc, _metrics
+from keras_rafm.cli.run_directory import RunDirectory
+from keras_rafm.data import write_tfrecord
+
+
+def predictions(run, data, *more):
+    result = done("predict", run, "--data", data, *more)
+    return np.array([line.split(",") for line in result.out.splitlines()[1:]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def scores(trained, data):
+    return predictions(trained[0], data / "test.csv")
+
+
+@pytest.fixture(scope="module")
+def labels(data):
+    with (data / "test.csv").open(encoding="utf-8") as file:
+        return np.array([int(row["clicked"]) for row in csv.DictReader(file)])
+
+
+def test_help_answers_at_once_without_tensorflow():
+    began = time.monotonic()
+    code = "import sys; sys.argv = ['keras-rafm', '--help']\ntry:\n from keras_rafm.cli.main import main; main()\n"
+    code += "finally:\n print([name for name in ('tensorflow', 'keras', 'numpy') if name in sys.modules])"
+    own = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 1
+    assert own.stdout.splitlines()[-1] == "[]"
+    began = time.monotonic()
+    as_module = subprocess.run([sys.executable, "-m", "keras_rafm", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - began < 1
+    assert as_module.stderr == ""
+    for name in ("count", "plan", "train", "evaluate", "predict", "export", "describe", "examples:"):
+        assert name in as_module.stdout
+
+
+@pytest.mark.parametrize("name", ["count", "plan", "train", "evaluate", "predict", "export", "describe"])
+def test_each_command_has_help_with_an_example(name):
+    result = command(name, "--help")
+    assert (result.code, "example:\n  keras-rafm " + name in result.out) == (0, True)
+
+
+def test_without_a_command_the_help_is_shown():
+    assert command().code == 2
+    assert "TensorFlow" in done("--version").out
+
+
+def test_count_plan_and_describe_of_a_schema(data, tmp_path):
+    schema = tmp_path / "schema"
+    result = done("count", "--train", data / "train.csv", *COLUMNS, "--output", schema, "--top", 2)
+    assert "genres: " in result.out
+    assert done("describe", schema).out in result.out
+    planned = done("plan", "--schema", schema, "--ranks", "2,4", "--thresholds", 30, "--try", 10, "--try", 100)
+    assert [line.split()[0] for line in planned.out.splitlines()[-3:]] == ["30", "10", "100"]
+    again = done("plan", "--train", data / "train.csv", *COLUMNS, "--ranks", "2,4", "--thresholds", 30)
+    assert planned.out.startswith(again.out)
+    wrong = command("plan", "--schema", schema, "--ranks", "2,4", "--try", "1,2")
+    assert (wrong.code, "error of the program" in wrong.err) == (2, False)
+
+
+def test_evaluate_tells_what_scikit_learn_does(trained, data, scores, labels):
+    run, _ = trained
+    reported = json.loads((run / "report.json").read_text())["splits"]["test"]["RaFM"]
+    assert reported["rows"] == NUM_TEST
+    assert reported["log_loss"] == pytest.approx(log_loss(labels, scores[:, 1].astype(np.float64)), abs=1e-6)
+    assert reported["auc"] == pytest.approx(roc_auc_score(labels, scores[:, 0]), abs=1e-12)
+    without, named = done("evaluate", run), done("evaluate", run, "--data", data / "test.csv", "--batch-size", 50)
+    assert without.out == named.out.replace("data:", "test:")
+    assert f"test: RaFM: log_loss {reported['log_loss']:.5f}, auc {reported['auc']:.5f} ({NUM_TEST} rows)" in without.out
+
+
+def test_metrics_with_weights_and_ties_equal_scikit_learns():
+    rng = np.random.default_rng(0)
+    y, s, w = rng.integers(0, 2, 200).astype(float), rng.integers(-5, 5, 200) / 2, rng.random(200)
+    probabilities = 1 / (1 + np.exp(-s))
+    own = _metrics("classification", y, s, w)
+    assert own["auc"] == pytest.approx(roc_auc_score(y, s, sample_weight=w))
+    assert own["log_loss"] == pytest.approx(log_loss(y, probabilities, sample_weight=w))
+    assert _metrics("regression", y, s, w)["rmse"] == pytest.approx(np.sqrt(np.average((y - s) ** 2, weights=w)))
+    assert _auc(np.ones(3), np.arange(3.0), np.ones(3)) is None
+    assert "auc" not in _metrics("classification", y, np.full(200, np.nan), w)
+
+
+def test_rows_are_scored_alike_everywhere(trained, data, scores, tmp_path):
+    """Through the command line from CSV, TSV, Parquet and TFRecord, in Python, and by the exported graph."""
+    run = RunDirectory(trained[0])
+    schema, model = run.schema(), run.model()
+    raw = next(iter(schema.raw_dataset(data / "test.csv", training=False)))
+    in_python = model.predict(schema(raw), batch_size=8192, verbose=0)[:, 0]
+    np.testing.assert_array_equal(scores[:, 0], in_python)
+    tsv, record, parquet = tmp_path / "t.tsv", tmp_path / "t.tfrecord", tmp_path / "t.parquet"
+    tsv.write_text((data / "test.csv").read_text().replace(",", "\t"))
+    write_tfrecord(record, schema.raw_dataset(data / "test.csv"), schema)
+    pyarrow_csv, pyarrow_parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
+    pyarrow_parquet.write_table(pyarrow_csv.read_csv(data / "test.csv"), parquet)
+    for file, name in ((record, "tfrecord"), (parquet, "parquet"), (tsv, "tsv")):
+        np.testing.assert_array_equal(predictions(run.path, file, "--format", name), scores)
+    result = done("predict", run.path, "--data", data / "test.csv", "--output", tmp_path / "p.csv", "--batch-size", 7)
+    assert result.out == ""
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("score,probability", NUM_TEST + 1)
+    np.testing.assert_allclose(np.array([line.split(",") for line in lines[1:]], np.float32), scores, atol=1e-6)
+
+    assert "exported to" in done("export", run.path, tmp_path / "model").out
+    served = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["raw"](**raw)
+    # The optimised graph may add in another order: the last bit differs.
+    np.testing.assert_allclose(served["score"].numpy()[:, 0], scores[:, 0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(served["probability"].numpy()[:, 0], scores[:, 1], rtol=0, atol=1e-6)
+    for path in (tmp_path / "model", tmp_path / "model" / "1"):
+        assert "genres  vocabulary" in done("describe", path).out
+    assert done("describe", run.path).out.count("RaFM: log_loss") == 2
+
+
+def damaged(data, tmp_path):
+    text = (data / "test.csv").read_bytes()
+    lines = text.split(b"\n")
+
+    def with_row(name, row):
+        (tmp_path / name).write_bytes(b"\n".join([*lines[:10], row, *lines[10:]]))
+
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text)[:-200])
+    with_row("fields.csv", b"a,b")
+    with_row("utf8.csv", b"\xff\xfe,1,a,2,1")
+    with_row("number.csv", b"u1,1,a,abc,1")
+    with_row("integer.csv", b"u1,x,a,1,1")
+    with_row("label.csv", b"u1,1,a,1,7")
+    (tmp_path / "empty.csv").write_bytes(b"")
+    (tmp_path / "header.csv").write_bytes(lines[0] + b"\n")
+    (tmp_path / "columns.csv").write_bytes(text.replace(b"price", b"prize", 1))
+    (tmp_path / "no.parquet").write_bytes(text)
+    (tmp_path / "no.tfrecord").write_bytes(text)
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+DAMAGE = {
+    "cut.csv.gz": "damaged or truncated gzip file",
+    "fields.csv": "line 11: expected 5 fields",
+    "utf8.csv": "line 11, column 'user': expected UTF-8",
+    "number.csv": "line 11, column 'price': expected a number, received 'abc'",
+    "integer.csv": "line 11, column 'item': expected an integer, received 'x'",
+    "label.csv": "column 'clicked': labels must be 0 and 1, or -1 and 1. Received [7]",
+    "empty.csv": "expected at least one row, found none",
+    "header.csv": "expected at least one row, found none",
+    "columns.csv": "expected a column 'price'",
+    "no.parquet": "not a readable Parquet file",
+    "no.tfrecord": "record 1: damaged, cut off or no TFRecord",
+    "folder": "there are no files in the folder",
+    "absent.csv": "there is no file",
+    "absent*.csv": "no file fits the pattern",
+    "x.xyz": "there is no file",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("verb", ["count", "evaluate"])
+def test_damage_is_named_and_ends_with_2(trained, data, tmp_path, verb, name):
+    if verb == "count" and name == "label.csv":
+        pytest.skip("labels are not counted")
+    file = damaged(data, tmp_path) / name
+    words = ("count", "--train", file, *COLUMNS) if verb == "count" else ("evaluate", trained[0], "--data", file)
+    result = command(*words)
+    assert result.code == 2
+    assert DAMAGE[name] in result.lines()[-1]
+    assert name in result.lines()[-1] or name == "label.csv"
+    assert "error of the program" not in result.err
+
+
+def test_damage_leaves_no_half_predictions(trained, data, tmp_path):
+    folder = damaged(data, tmp_path)
+    result = command("predict", trained[0], "--data", folder / "number.csv", "--output", tmp_path / "p.csv")
+    assert result.code == 2
+    assert not list(tmp_path.glob("*p.csv*"))
+    for place in (tmp_path / "absent" / "p.csv", tmp_path / "folder"):
+        result = command("predict", trained[0], "--data", data / "test.csv", "--output", place)
+        assert (result.code, "--output must be a file" in result.err) == (2, True)
+    result = done("predict", trained[0], "--data", folder / "number.csv", "--on-error", "skip")
+    assert len(result.out.splitlines()) == NUM_TEST + 1
+    assert "1 rows were left out" in result.err
+
+
+def test_rows_to_predict_need_no_labels(trained, data, scores, tmp_path):
+    lines = (data / "test.csv").read_text().splitlines()
+    (tmp_path / "new.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    np.testing.assert_array_equal(predictions(trained[0], tmp_path / "new.csv"), scores)
+
+
+def test_runs_that_are_none_or_damaged(trained, data, tmp_path):
+    for verb in (["evaluate"], ["predict", "--data", "x"], ["describe"]):
+        result = command(verb[0], tmp_path, *verb[1:])
+        assert (result.code, "holds no run" in result.err) == (2, True)
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    other = write_csv(tmp_path / "other.csv", 50, 9)
+    done("count", "--train", other, *COLUMNS, "--output", tmp_path / "schema")
+    shutil.copy(tmp_path / "schema" / "vocabulary" / "0.txt", run / "schema" / "vocabulary" / "0.txt")
+    result = command("evaluate", run)
+    assert (result.code, "damaged or belongs to another schema" in result.err) == (2, True)
+    shutil.copytree(trained[0] / "schema", run / "schema", dirs_exist_ok=True)
+    for file in run.glob("best/*.keras"):
+        file.write_bytes(b"PK")
+    result = command("evaluate", run)
+    assert (result.code, "can't be read" in result.err) == (2, True)
+    (run / "settings.json").write_text("{")
+    result = command("describe", run)
+    assert (result.code, "is damaged" in result.err) == (2, True)
+
+
+def test_a_process_keeps_stderr_to_bars(trained, data):
+    result = ended(process_of("evaluate", trained[0]))
+    assert result.code == 0
+    assert result.lines() == []
+    assert result.out == done("evaluate", trained[0]).out
