@@ -1,8 +1,11 @@
 """Raw columns, samples in memory, readers, feature counts and synthetic data."""
 
 from keras_rafm.data._delimited_format import MalformedRowError
+from keras_rafm.data._messages import MalformedMessageError
+from keras_rafm.data.avro import AvroFormat
 from keras_rafm.data.counting import count_features
 from keras_rafm.data.formats import CSVFormat, FileFormat, LibFMFormat, ParquetFormat, TFRecordFormat
+from keras_rafm.data.kafka import kafka_dataset
 from keras_rafm.data.known import KnownDataset, known_dataset
 from keras_rafm.data.libfm import libfm_dataset, read_libfm, write_libfm
 from keras_rafm.data.samples import Samples
@@ -13,10 +16,12 @@ from keras_rafm.data.tfrecord import write_tfrecord
 from keras_rafm.data.value_counts import ValueCounts
 
 __all__ = [
+    "AvroFormat",
     "CSVFormat",
     "FileFormat",
     "KnownDataset",
     "LibFMFormat",
+    "MalformedMessageError",
     "MalformedRowError",
     "ParquetFormat",
     "Samples",
@@ -26,6 +31,7 @@ __all__ = [
     "TFRecordFormat",
     "ValueCounts",
     "count_features",
+    "kafka_dataset",
     "known_dataset",
     "libfm_dataset",
     "read_libfm",

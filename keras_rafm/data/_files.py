@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, BinaryIO, Final, cast
 
 import tensorflow as tf
+
+from keras_rafm.data._tensorflow_io import tensorflow_io
 
 PathLike = str | os.PathLike[str]
 
 _WILDCARDS: Final = "*?["
+_HIDDEN: Final = (".", "_")
+#: What tensorflow-io registers.
+_SCHEMES_OF_TENSORFLOW_IO: Final = frozenset({"s3", "az", "http", "https", "hdfs", "viewfs", "har", "oss", "gs"})
 
 
 def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
@@ -18,17 +24,28 @@ def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
 
     Args:
         path_or_paths: Files, folders (of which all files are meant whose names don't begin with a dot or an underscore) and
-            patterns such as `"train/*.parquet"`, one or several. Paths such as `s3://…` go through TensorFlow's file
-            systems; `import tensorflow_io` registers more of them.
+            patterns such as `"train/*.parquet"`, one or several. A `*` or `?` at the start of a pattern's last part means
+            no such name either. Paths such as `gs://…` go through TensorFlow's file systems; for `s3://`, `az://`,
+            `http://`, `https://` and `hdfs://`, tensorflow-io (the extra `io`) is imported. HTTP servers have neither
+            folders nor patterns.
 
     Raises:
         FileNotFoundError: There is no such file, or no file fits a pattern.
-        ValueError: A folder has no files, or no path is given.
+        ImportError: The file system needs tensorflow-io, and that is not installed.
+        OSError: A server can't be reached or refuses.
+        ValueError: A folder has no files, no path is given, or there is no such file system.
     """
     given = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
     if not given:
         raise ValueError("paths must name at least one file. Received an empty sequence")
-    return [file for path in given for file in _files(os.fspath(path))]
+    found: list[str] = []
+    for path in [os.fspath(path) for path in given]:
+        _know_file_system(path)
+        try:
+            found += _files(path)
+        except tf.errors.OpError as error:
+            raise OSError(f"{path}: {error.message}") from error
+    return found
 
 
 def is_remote(path: str) -> bool:
@@ -36,10 +53,82 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def _know_file_system(path: str) -> None:
+    """Have tensorflow-io register the file system of a path that TensorFlow itself can't open."""
+    if not is_remote(path):
+        return
+    scheme = path.partition("://")[0]
+    if scheme in tf.io.gfile.get_registered_schemes():
+        return
+    if scheme not in _SCHEMES_OF_TENSORFLOW_IO:
+        known = sorted(_SCHEMES_OF_TENSORFLOW_IO | set(filter(None, tf.io.gfile.get_registered_schemes())))
+        raise ValueError(f"{path}: there is no file system '{scheme}://' among {known}")
+    try:
+        tensorflow_io()
+    except ImportError as error:
+        raise ImportError(f"{path}: for '{scheme}://', {error}") from error
+
+
+def opened(path: str) -> BinaryIO:
+    """A file to read bytes from, wherever it is.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: As in `files_of`.
+        OSError: It can't be opened or read.
+    """
+    _know_file_system(path)
+    return cast(BinaryIO, io.BufferedReader(_RemoteFile(path))) if is_remote(path) else open(path, "rb")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of TensorFlow's file systems as Python and pyarrow know files, with Python's errors."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._file = tf.io.gfile.GFile(path, "rb")
+            self._file.size()  # that it is there
+        except tf.errors.OpError as error:
+            raise self._os_error(error) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        try:
+            found: bytes = self._file.read(len(view))
+        except tf.errors.OpError as error:
+            raise self._os_error(error) from error
+        view[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+    def _os_error(self, error: tf.errors.OpError) -> OSError:
+        if isinstance(error, tf.errors.NotFoundError):
+            return FileNotFoundError(f"there is no file {self._path}")
+        return OSError(f"{self._path}: {error.message}")
+
+
 def _files(path: str) -> list[str]:
     file_system = tf.io.gfile
     if file_system.isdir(path):
-        names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith((".", "_")))
+        names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
         files = [file for file in sorted(os.path.join(path, name) for name in names) if not file_system.isdir(file)]
         if not files:
             raise ValueError(f"there are no files in the folder {path}")
@@ -47,7 +136,10 @@ def _files(path: str) -> list[str]:
     if file_system.exists(path):
         return [path]
     if any(wildcard in path for wildcard in _WILDCARDS):
-        files = [file for file in sorted(file_system.glob(path)) if not file_system.isdir(file)]
+        found = sorted(file_system.glob(path))
+        if os.path.basename(path).startswith(("*", "?")):
+            found = [file for file in found if not os.path.basename(file).startswith(_HIDDEN)]
+        files = [file for file in found if not file_system.isdir(file)]
         if not files:
             raise FileNotFoundError(f"no file fits the pattern {path}")
         return files

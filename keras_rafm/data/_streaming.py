@@ -45,17 +45,23 @@ def streamed_batches(
     by_files = len(files) >= number
     own_files = tf.constant(list(files[index::number] if by_files else files))
 
+    def own_blocks(file: tf.Tensor) -> tf.data.Dataset:
+        blocks = opener(own_files[file])
+        # Of each file by itself: workers that draw files in other orders still get other blocks. Files of few blocks are
+        # shared out in turn.
+        return blocks if by_files else blocks.shard(number, (index + file) % number)
+
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         first_order = epoch * _ORDERS_PER_EPOCH
-        names = own_files if orders is None else tf.gather(own_files, orders.order(first_order, own_files.shape[0]))
-        blocks = tf.data.Dataset.from_tensor_slices(names).interleave(
-            opener,
+        numbers = tf.range(own_files.shape[0], dtype=tf.int64)
+        if orders is not None:
+            numbers = orders.order(first_order, own_files.shape[0])
+        blocks = tf.data.Dataset.from_tensor_slices(numbers).interleave(
+            own_blocks,
             cycle_length=min(_FILES_AT_ONCE, own_files.shape[0]),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        if not by_files:
-            blocks = blocks.shard(number, index)
         encoded = blocks.map(encode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         if orders is None and _has_fixed_shapes(encoded.element_spec):
             return encoded.rebatch(batch_size, drop_remainder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ from keras_rafm.data import _blocks
 from keras_rafm.data._checks import Task
 from keras_rafm.data._delimited import parse_delimited
 from keras_rafm.data._delimited_format import DelimitedFormat, MalformedRowError
+from keras_rafm.data._files import opened
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
 from keras_rafm.data._parquet_blocks import parquet_blocks
@@ -28,6 +31,7 @@ Opener = Callable[[tf.Tensor], tf.data.Dataset]
 
 _BLOCK_BYTES = 1 << 19  # the arrays made of a block then stay in the processor's cache
 _RECORDS_AT_ONCE = 4096
+_FINITE = "numbers that are finite"
 
 
 class FileFormat(abc.ABC):
@@ -41,6 +45,18 @@ class FileFormat(abc.ABC):
             columns: Those to read.
             on_error: Told of each malformed row, which is then left out. `None`: the first one raises.
         """
+
+    def explain(self, path: str, columns: Sequence[RawColumn]) -> None:
+        """Look for what is wrong with a file where reading it in a graph tells less.
+
+        Args:
+            path: Name of the file.
+            columns: Those to read, such as `schema.raw_columns(training=True)`.
+
+        Raises:
+            ValueError: Something is; the message names file, row, column and value.
+        """
+        del path, columns  # by default reading tells all
 
 
 class PythonFormat(FileFormat):
@@ -172,26 +188,50 @@ class TFRecordFormat(FileFormat):
     """TFRecord files of `tf.train.Example`, compressed by gzip if their names end with `.gz`.
 
     A column is a feature with at most one value, one of lists a feature with any number. An absent feature is a missing
-    value. A damaged file, or a feature of another type, raises a `tf.errors.OpError`, with `on_error` too.
+    value. Strings are not checked to be UTF-8.
+
+    What is wrong raises a `tf.errors.OpError`, with `on_error` too. It names the file where a feature is of another type or
+    has a number that is not finite or several values, but not where the file itself is damaged: `explain` does. TensorFlow
+    may also take a file for ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a
+    file is empty.
     """
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
         """As in `FileFormat`."""
-        features = {
-            column.name: tf.io.RaggedFeature(tf.as_dtype(column.dtype), row_splits_dtype=tf.int64) for column in columns
-        }
 
-        def parsed(texts: tf.Tensor) -> dict[str, Any]:
-            lists = tf.io.parse_example(texts, features)
-            return {column.name: _of_example(lists[column.name], column) for column in columns}
-
-        def opened(path: tf.Tensor) -> tf.data.Dataset:
-            is_gzip = tf.strings.regex_full_match(path, r".*\.gz")
+        def opened_file(path: tf.Tensor) -> tf.data.Dataset:
+            is_gzip = tf.strings.regex_full_match(path, r"(?s).*\.gz")
             records = tf.data.TFRecordDataset(path, compression_type=tf.where(is_gzip, "GZIP", ""))
-            batches = records.batch(_RECORDS_AT_ONCE)
+            batches = records.batch(_RECORDS_AT_ONCE).enumerate()
+
+            def parsed(number: tf.Tensor, texts: tf.Tensor) -> dict[str, Any]:
+                return parse_examples(texts, columns, path, 1 + number * _RECORDS_AT_ONCE)
+
             return batches.map(parsed, tf.data.AUTOTUNE, deterministic=True)
 
-        return opened
+        return opened_file
+
+    def explain(self, path: str, columns: Sequence[RawColumn]) -> None:
+        """As in `FileFormat`: raise the error of the first record that is malformed, if one is."""
+        records = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
+        number = 1
+        try:
+            for texts in records.batch(_RECORDS_AT_ONCE):
+                try:
+                    parse_examples(texts, columns, path, number)
+                except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter of TensorFlow's message
+                    explain_records(texts.numpy().tolist(), columns, path, number)
+                    raise ValueError(f"{path}, from record {number} on: {error}") from error
+                number += int(texts.shape[0])
+        except tf.errors.NotFoundError as error:
+            raise FileNotFoundError(f"there is no file {path}") from error
+        except tf.errors.OpError as error:
+            number += _num_readable(records.skip(number - 1))
+            raise ValueError(f"{path}, record {number}: damaged, cut off or no TFRecord ({error.message})") from error
+        if path.endswith(".gz"):
+            _check_whole_gzip(path)
+        if number == 1:
+            raise ValueError(f"{path}: expected at least one row, found none")
 
 
 def format_of(path: str) -> FileFormat:
@@ -200,11 +240,14 @@ def format_of(path: str) -> FileFormat:
     Raises:
         ValueError: It tells none.
     """
+    from keras_rafm.data.avro import AvroFormat  # which is made of a class of this module
+
     suffixes = [suffix for suffix in PurePath(path).suffixes if suffix != ".gz"]
     known: dict[str, FileFormat] = {
         ".csv": CSVFormat(),
         ".tsv": CSVFormat(delimiter="\t"),
         ".parquet": ParquetFormat(),
+        ".avro": AvroFormat(),
         ".libfm": LibFMFormat(),
         ".libsvm": LibFMFormat(),
         ".svm": LibFMFormat(),
@@ -217,16 +260,98 @@ def format_of(path: str) -> FileFormat:
     return known[suffix]
 
 
+def parse_examples(texts: tf.Tensor, columns: Sequence[RawColumn], path: Any, first: Any) -> dict[str, Any]:
+    """The columns of serialised examples, of which the first has this number in its file."""
+    place = tf.strings.join([path, ", records from ", tf.strings.as_string(first)])
+    features = {
+        column.name: tf.io.RaggedFeature(tf.as_dtype(column.dtype), row_splits_dtype=tf.int64) for column in columns
+    }
+    lists = tf.io.parse_example(texts, features, example_names=tf.fill(tf.shape(texts), place))
+    checked = _check_examples(lists, columns, path, first)
+    with tf.control_dependencies(checked):
+        return {column.name: _of_example(lists[column.name], column) for column in columns}
+
+
 def _of_example(lists: tf.RaggedTensor, column: RawColumn) -> Any:
     """A column of lists as it is; of any other the one value of each row, or the missing one."""
     if column.is_list:
-        return lists
-    lengths = lists.row_lengths()
-    checked = require(
-        tf.reduce_all(lengths <= 1),
-        f"column '{column.name}': expected at most one value in each tf.train.Example. Received numbers of values up to",
-        lambda: tf.reduce_max(lengths),
-    )
+        return lists.with_flat_values(tf.identity(lists.flat_values))
     missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[column.dtype]
-    with tf.control_dependencies(checked):
-        return lists.to_tensor(tf.constant(missing, lists.dtype), shape=[None, 1])[:, 0]
+    return lists.to_tensor(tf.constant(missing, lists.dtype), shape=[None, 1])[:, 0]
+
+
+def _check_examples(
+    lists: Mapping[str, tf.RaggedTensor], columns: Sequence[RawColumn], path: Any, first: Any
+) -> list[tf.Tensor]:
+    """What has to be waited for, as in `require`: each check is one of all columns, as a branch of a graph is costly."""
+
+    def received(value: tf.Tensor, name: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        record = tf.strings.as_string(tf.cast(first, tf.int64) + row)
+        return tf.strings.join([tf.strings.as_string(value), " of column ", name, " in record ", record, " of ", path])
+
+    checked = []
+    names = [column.name for column in columns if not column.is_list]
+    if names:
+        lengths = tf.stack([lists[name].row_lengths() for name in names], axis=1)
+
+        def several() -> tf.Tensor:
+            row, column = tf.unstack(tf.where(lengths > 1)[0], num=2)
+            return received(lengths[row, column], tf.gather(names, column), row)
+
+        at_most_one = tf.reduce_all(lengths <= 1)
+        checked += require(at_most_one, "expected at most one value in each tf.train.Example. Received", several)
+    floats = [column.name for column in columns if column.dtype == "float32"]
+    if floats:
+        values = tf.concat([lists[name].flat_values for name in floats], axis=0)
+
+        def infinite() -> tf.Tensor:
+            place = tf.where(tf.math.is_inf(values))[0, 0]
+            rows = tf.concat([lists[name].value_rowids() for name in floats], axis=0)
+            column = tf.repeat(floats, [tf.size(lists[name].flat_values) for name in floats])
+            return received(values[place], column[place], rows[place])
+
+        checked += require(~tf.reduce_any(tf.math.is_inf(values)), f"expected {_FINITE}. Received", infinite)
+    return checked
+
+
+def explain_records(texts: Sequence[bytes], columns: Sequence[RawColumn], path: str, first: int) -> None:
+    """Raise the error of the first of these records that has a malformed feature."""
+    fields = {"string": "bytes_list", "int64": "int64_list", "float32": "float_list"}
+    for number, text in enumerate(texts, start=first):
+        try:
+            feature = tf.train.Example.FromString(text).features.feature
+        except Exception as error:  # its type differs between versions of protobuf
+            raise ValueError(f"{path}, record {number}: expected a tf.train.Example ({error})") from error
+        for column in columns:
+            field, where = fields[column.dtype], f"{path}, record {number}, column '{column.name}'"
+            kind = feature[column.name].WhichOneof("kind") if column.name in feature else None
+            if kind is None:
+                continue
+            values = list(getattr(feature[column.name], kind).value)
+            if kind != field:
+                raise ValueError(f"{where}: expected {field}, received {kind} {values[:3]}")
+            if len(values) > 1 and not column.is_list:
+                raise ValueError(f"{where}: expected at most one value, received {len(values)}")
+            infinite = [value for value in values if column.dtype == "float32" and np.isinf(value)]
+            if infinite:
+                raise ValueError(f"{where}: expected {_FINITE}, received {infinite[0]}")
+
+
+def _num_readable(records: tf.data.Dataset) -> int:
+    """How many records come before the first that can't be read."""
+    number = 0
+    try:
+        for _ in records:
+            number += 1
+    except tf.errors.OpError:
+        pass
+    return number
+
+
+def _check_whole_gzip(path: str) -> None:
+    try:
+        with opened(path) as file, gzip.GzipFile(fileobj=file) as unpacked:
+            while unpacked.read(_BLOCK_BYTES):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged or truncated gzip file ({error})") from error

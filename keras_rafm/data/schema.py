@@ -488,7 +488,7 @@ class Schema:
             batch_size: `B`, rows per batch. Batches run on across files.
             training: `False` leaves out labels and sample weights, whose columns the files then need not have.
             file_format: Such as `CSVFormat(delimiter=";")`. By default the names of the files tell: `.csv`, `.tsv`,
-                `.parquet`, `.tfrecord`, with `.gz` or without.
+                `.parquet`, `.tfrecord`, `.avro`, `.libfm`, with `.gz` or without.
             shuffle: Read the files in a new order at every iteration, and draw each batch from `shuffled_rows` rows.
             seed: Makes the sequence of these orders reproducible, as in `Samples.dataset`.
             first_epoch: The number of the first of these orders: to go on where another process ended.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 import shutil
@@ -113,11 +114,20 @@ def _check_schema(schema: Schema, model: keras.Model, inputs: _ServingInputs) ->
             f"the model must have the inputs of schema.inputs(), {sorted(expected)}, to be exported with the schema. "
             f"Received a model with the inputs {sorted(found)}"
         )
-    illegal = [column.name for column in schema.raw_columns(training=False) if not _INPUT_NAME.fullmatch(column.name)]
+    width = schema.inputs()["ids"].shape[1]
+    for spec in inputs.specs:
+        if spec.shape[1] not in (None, width):
+            raise ValueError(
+                f"the model must have the inputs of schema.inputs(), of width {width}, to be exported with the schema. "
+                f"Received a model with the input '{spec.name}' of width {spec.shape[1]}"
+            )
+    names = [column.name for column in schema.raw_columns(training=False)]
+    # A function of TensorFlow's is called with them as keywords.
+    illegal = [n for n in names if not _INPUT_NAME.fullmatch(n) or keyword.iskeyword(n) or n == "self"]
     if illegal:
         raise ValueError(
-            f"columns of an exported schema must have names of letters, digits and underscores, a letter first. "
-            f"Received: {illegal}"
+            f"columns of an exported schema must have names of letters, digits and underscores, a letter first, other "
+            f"than 'self' and Python's keywords. Received: {illegal}"
         )
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, RaFMLayer) and layer.num_features != schema.num_features:

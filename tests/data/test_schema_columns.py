@@ -473,17 +473,13 @@ class TestColumnsThatDontFit:
     def test_different_numbers_of_rows_are_named_in_a_graph_too(self) -> None:
         specs = {"user": tf.TensorSpec([None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
         in_graph = tf.function(self.schema).get_concrete_function(specs)
-        with pytest.raises(
-            tf.errors.InvalidArgumentError, match=r"the columns user, price must have equally many rows"
-        ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"the columns user, price must have equally many rows"):
             in_graph({"user": tf.constant(["ann", "bob"]), "price": tf.constant([1.0])})
 
     def test_several_values_of_a_column_without_lists_are_told_in_a_graph_too(self) -> None:
         specs = {"user": tf.TensorSpec([None, None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
         in_graph = tf.function(self.schema).get_concrete_function(specs)
-        with pytest.raises(
-            tf.errors.InvalidArgumentError, match=r"user.* must be of shape \[batch\] or \[batch, 1\]"
-        ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"user.* must be of shape \[batch\] or \[batch, 1\]"):
             in_graph({"user": tf.constant([["ann", "bob"]]), "price": tf.constant([1.0])})
 
     def test_data_frames_get_a_hint(self) -> None:

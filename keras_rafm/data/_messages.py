@@ -1,0 +1,222 @@
+"""Messages of a stream, each with one row -> raw columns."""
+
+from __future__ import annotations
+
+import abc
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import tensorflow as tf
+
+from keras_rafm.data import _blocks
+from keras_rafm.data._delimited_format import Grammar, MalformedRowError, parsed_integer, parsed_number, places_of
+from keras_rafm.data._python_values import RefusedValueError, column_values
+from keras_rafm.data._raw import RawColumn
+from keras_rafm.data.formats import CSVFormat, explain_records, parse_examples
+
+_MAX_SHOWN: Final = 200
+#: Of a message, from 0 in its batch: what is wrong with it, and in which column if it is one.
+_Problem = tuple[int, str | None, str]
+
+
+class MalformedMessageError(MalformedRowError):
+    """A message that is not legal.
+
+    Attributes:
+        path: The stream, such as `Kafka topic 'clicks'`.
+        line: Number of the message in this iteration, from 1.
+        column: Name of the column that is wrong, or `None` if it is the message as a whole.
+        problem: What was expected, and what was there.
+        message: The message itself.
+    """
+
+    def __init__(self, path: str, line: int, column: str | None, problem: str, message: bytes) -> None:
+        super().__init__(path, line, column, problem)
+        self.args = (path, line, column, problem, message)  # so that it can be pickled
+        self.message = message
+
+    def __str__(self) -> str:
+        shown = self.message if len(self.message) <= _MAX_SHOWN else self.message[:_MAX_SHOWN] + b"..."
+        column = "" if self.column is None else f", column '{self.column}'"
+        return f"{self.path}, message {self.line}{column}: {self.problem}; the message is {shown!r}"
+
+
+class MessageParser(abc.ABC):
+    """How a row is in a message.
+
+    Args:
+        stream: Where messages come from, for errors.
+        columns: Those to read.
+        on_error: Told of each malformed message, which is then left out. `None`: the first one raises.
+    """
+
+    def __init__(
+        self, stream: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
+    ) -> None:
+        self._stream, self._columns, self._on_error = stream, list(columns), on_error
+
+    def parse(self, messages: Sequence[bytes], first: int) -> list[Any]:
+        """The columns, in their order, as tensors `[n]` or ragged `[n, None]`.
+
+        Args:
+            messages: Some.
+            first: The number of the first of them.
+
+        Raises:
+            MalformedMessageError: Of the first message that is malformed, if there is no `on_error`.
+        """
+        good = list(messages)
+        numbers = list(range(first, first + len(good)))
+        errors = []
+        while True:
+            try:
+                parsed = self._parsed(good)
+                break
+            except _MalformedError as found:
+                place, column, problem = found.problem
+            errors.append(MalformedMessageError(self._stream, numbers[place], column, problem, good[place]))
+            del good[place], numbers[place]
+        for error in sorted(errors, key=lambda error: error.line):
+            if self._on_error is None:
+                raise error
+            self._on_error(error)
+        return parsed
+
+    @abc.abstractmethod
+    def _parsed(self, messages: list[bytes]) -> list[Any]:
+        """The columns; raises a `_MalformedError` of the first malformed message."""
+
+    def _from_values(self, values: Mapping[str, Sequence[Any]], num_rows: int) -> list[Any]:
+        """The columns, from Python values."""
+        block, refused = {}, []
+        for column in self._columns:
+            try:
+                block[column.name] = column_values(values[column.name], column)
+            except RefusedValueError as error:
+                refused.append((error.row, column.name, error.problem))
+        if refused:
+            raise _MalformedError(min(refused, key=lambda problem: problem[0]))
+        ((texts, arrays),) = _blocks.as_arrays(iter([(num_rows, block)]), self._columns, shares_text=False)
+        raw = _blocks.as_raw_columns(texts, [tuple(map(tf.convert_to_tensor, own)) for own in arrays], self._columns)
+        return [raw[column.name] for column in self._columns]
+
+
+class _MalformedError(Exception):
+    def __init__(self, problem: _Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class ExampleParser(MessageParser):
+    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them."""
+
+    def _parsed(self, messages: list[bytes]) -> list[Any]:
+        try:
+            raw = parse_examples(tf.constant(messages, tf.string, [len(messages)]), self._columns, self._stream, 1)
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+            for place, message in enumerate(messages):
+                try:
+                    explain_records([message], self._columns, self._stream, 1)
+                except ValueError as error:
+                    where = f"{self._stream}, record 1"
+                    raise _MalformedError(_split(place, str(error).removeprefix(where))) from error
+            raise
+        return [raw[column.name] for column in self._columns]
+
+
+def _split(place: int, text: str) -> _Problem:
+    """A problem from what follows the record in a message: `, column 'n': expected …` or `: expected …`."""
+    before, _, problem = text.partition(": ")
+    return place, before.removeprefix(", column ").strip("'") or None, problem
+
+
+class JSONParser(MessageParser):
+    """Messages are JSON objects; a key that is not there and a null are missing values."""
+
+    def _parsed(self, messages: list[bytes]) -> list[Any]:
+        rows = [_json_object(place, message) for place, message in enumerate(messages)]
+        values = {column.name: [row.get(column.name) for row in rows] for column in self._columns}
+        return self._from_values(values, len(rows))
+
+
+def _json_object(place: int, message: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(message, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise _MalformedError((place, None, f"expected a JSON object ({error})")) from error
+    if not isinstance(row, dict):
+        raise _MalformedError((place, None, f"expected a JSON object, received a {type(row).__name__}"))
+    return row
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+class CSVParser(MessageParser):
+    """Messages are lines of CSV, with a line end or without.
+
+    Args:
+        stream: As in `MessageParser`.
+        columns: As in `MessageParser`; text has no lists.
+        on_error: As in `MessageParser`.
+        csv_format: How lines are written. Without `column_names`, their fields are `columns` in order.
+
+    Raises:
+        ValueError: A column has lists, or is not among the names.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        columns: Sequence[RawColumn],
+        on_error: Callable[[MalformedRowError], None] | None,
+        csv_format: CSVFormat,
+    ) -> None:
+        super().__init__(stream, columns, on_error)
+        for column in columns:
+            if column.is_list:
+                raise ValueError(f"{stream}: text has no lists. Received: column '{column.name}' with lists")
+        names = csv_format.column_names or tuple(column.name for column in columns)
+        grammar = csv_format.grammar
+        self._places = places_of(stream, names, columns, grammar)
+        self._grammar = Grammar(stream, grammar, names, self._places)
+
+    def _parsed(self, messages: list[bytes]) -> list[Any]:
+        rows = [self._fields(place, message) for place, message in enumerate(messages)]
+        values = {column.name: [row[place] for row in rows] for place, column in self._places.items()}
+        return self._from_values(values, len(rows))
+
+    def _fields(self, place: int, message: bytes) -> list[Any]:
+        text = message if message.endswith(b"\n") else message + b"\n"
+        try:
+            row = self._grammar.row_at(text, 0, 1, at_end=True)
+            if row is None or len(row.fields) != len(self._grammar.names):
+                raise self._grammar.error_in(text, 0, 1)
+            if row.stop != len(text):
+                raise _MalformedError((place, None, f"expected one line, received {len(text) - row.stop} bytes after it"))
+            fields: list[Any] = list(row.fields)
+            for at, column in self._places.items():
+                fields[at] = _of_field(fields[at], column)
+                if fields[at] is _WRONG:
+                    raise self._grammar.error_in(text, 0, 1)
+        except MalformedRowError as error:
+            raise _MalformedError((place, error.column, error.problem)) from error
+        return fields
+
+
+_WRONG: Final = object()
+
+
+def _of_field(field: bytes, column: RawColumn) -> Any:
+    if column.dtype == "string":
+        try:
+            return field.decode()
+        except UnicodeDecodeError:
+            return _WRONG
+    token = field.strip(b" ")
+    if not token:
+        return None
+    number = parsed_integer(token) if column.dtype == "int64" else parsed_number(token)
+    return _WRONG if number is None else number
