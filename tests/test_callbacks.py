@@ -584,7 +584,9 @@ def test_what_keras_writes(models: dict[int, kr.RaFMModel], tmp_path: Path, upda
 
 
 def test_under_a_distribution_strategy(tmp_path: Path) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Without collectives: TensorFlow remembers their shapes by numbers that every strategy of a process counts from 100.
+    one_device = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=one_device)
     with strategy.scope():
         model = make_model(keras.optimizers.SGD(0.02))
     board = callbacks.TensorBoard(tmp_path, analysis_data=(IDS, LABELS), counts=COUNTS)

@@ -424,7 +424,6 @@ def test_wrong_options_of_columns(make, options, kind, message):
         ({}, {}, ValueError, "`features` must be a mapping of column names, at least one"),
         (["a"], {}, ValueError, "`features` must be a mapping of column names, at least one"),
         ({"a": "string"}, {}, ValueError, "column 'a' must be made by a function of Schema"),
-        ({"a": Schema.string_categorical}, {}, ValueError, "column 'a' must be made by a function of Schema"),
         ({"a": "string_hashed"}, {}, ValueError, "column 'a' must be made by a function of Schema"),
         ({1: "float"}, {}, TypeError, "names of columns must be strings that are not empty. Received: 1"),
         ({"": "float"}, {}, TypeError, "names of columns must be strings that are not empty"),
