@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import json
 import os
 import resource
@@ -142,9 +143,8 @@ def _counter(
 ) -> Callable[[], int]:
     """What counts the columns and returns the number of distinct values, with all it needs imported."""
     if counter == "duckdb":
-        import duckdb  # noqa: F401
-        import pyarrow.parquet  # noqa: F401
-
+        for module in ("duckdb", "pyarrow.parquet"):  # else their import would be timed
+            importlib.import_module(module)
         from keras_rafm.data import Schema
         from keras_rafm.data._delimited_format import DelimitedFormat
         from keras_rafm.data._duckdb_counts import count_files_with_duckdb

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorboard.plugins.projector import ProjectorConfig  # type: ignore[import-untyped]
+from tensorboard.plugins.projector import ProjectorConfig
 
 from keras_rafm.callbacks.shown_layer import ShownLayer, name_of_run
 from keras_rafm.row_access import read_rows

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
-from tensorboard.plugins.histogram import metadata as histogram_metadata  # type: ignore[import-untyped]
+from tensorboard.plugins.histogram import metadata as histogram_metadata
 
 from keras_rafm.row_access import read_rows
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from keras_rafm.cli.progress import bar
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
 from keras_rafm.data._checks import Task
 from keras_rafm.data._files import files_of
-from keras_rafm.data._raw import RawColumn
+from keras_rafm.data._raw import ListValues, RawColumn
 from keras_rafm.data._reading import one_format
 from keras_rafm.data.formats import FileFormat
 from keras_rafm.data.known.entry import _recipe_of
@@ -163,8 +165,12 @@ def _has_values(file_format: LibFMFormat, files: list[str]) -> bool:
     column = RawColumn("values", "float32", is_list=True)
     with bar("looking for values", " rows") as shown:
         for file in files:
+            # Malformed rows are told of by whoever reads the other columns.
             for num_rows, block in file_format.blocks(file, [column], on_error=lambda error: None):
-                if (block["values"].values != 1).any():  # type: ignore[union-attr]
+                values = block["values"]
+                assert isinstance(values, ListValues)
+                assert isinstance(values.values, np.ndarray)
+                if (values.values != 1).any():
                     return True
                 shown.update(num_rows)
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import tensorflow as tf
 
@@ -69,7 +69,7 @@ def _know_file_system(path: str) -> None:
         raise ImportError(f"{path}: for '{scheme}://', {error}") from error
 
 
-def opened(path: str) -> BinaryIO:
+def opened(path: str) -> io.BufferedReader:
     """A file to read bytes from, wherever it is.
 
     Raises:
@@ -78,7 +78,7 @@ def opened(path: str) -> BinaryIO:
         OSError: It can't be opened or read.
     """
     _know_file_system(path)
-    return cast(BinaryIO, io.BufferedReader(_RemoteFile(path))) if is_remote(path) else open(path, "rb")
+    return io.BufferedReader(_RemoteFile(path)) if is_remote(path) else open(path, "rb")
 
 
 class _RemoteFile(io.RawIOBase):

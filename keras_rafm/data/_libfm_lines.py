@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from keras_rafm.data._files import opened
 
@@ -62,9 +62,9 @@ def _chunks(path: str, size: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[BinaryIO | gzip.GzipFile]:
+def _opened(path: str) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     with opened(path) as file:
-        if file.peek(2).startswith(_GZIP_MAGIC):  # type: ignore[attr-defined]
+        if file.peek(2).startswith(_GZIP_MAGIC):
             with gzip.GzipFile(fileobj=file) as unpacked:
                 yield unpacked
         else:

@@ -14,7 +14,8 @@ KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Vocabulary, Hashe
 
 def column_config(column: Column) -> dict[str, Any]:
     """Plain values from which `column_from_config` makes the same column."""
-    options = [field.name for field in dataclasses.fields(column) if field.init]  # type: ignore[arg-type]
+    assert dataclasses.is_dataclass(column)  # all kinds are
+    options = [field.name for field in dataclasses.fields(column) if field.init]
     return {"kind": column.kind, **{name: getattr(column, name) for name in options}}
 
 

@@ -87,6 +87,10 @@ class Column(abc.ABC):
         """The values of a batch of raw columns."""
         return Parts(raw[name], None, None)
 
+    def combined(self, parts: Parts) -> tf.Tensor | None:
+        """`x_i` of each value of a row's list, float32 `[n]`; `None` where all are 1."""
+        return parts.weights
+
     def is_missing(self, values: tf.Tensor) -> tf.Tensor:
         """Which values are none."""
         return is_missing(values)

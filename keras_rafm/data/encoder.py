@@ -83,7 +83,7 @@ class Encoder(tf.Module):
             parts = column.parts(tensors, name)
             local, own_values = self._encode[name](parts.values)
             if column.has_lists:
-                own_values = column.combined(parts)  # type: ignore[attr-defined]
+                own_values = column.combined(parts)
             known = tf.cast(tf.where(local >= 0, local + self._first[name], tf.cast(PADDING_ID, tf.int64)), self._dtype)
             ids.append(_as_matrix(known, parts, PADDING_ID))
             if self.has_values:

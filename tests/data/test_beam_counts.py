@@ -1,6 +1,7 @@
 """Counting by Apache Beam: exactly what `Schema.count_values` counts in the same rows."""
 
 import gzip
+import importlib
 import json
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from keras_rafm.data import Schema
 
 beam = pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install 'keras_rafm[beam]'")
 
-from apache_beam.internal import pickler  # noqa: E402
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # noqa: E402
-
-from keras_rafm.data.beam_counts import CountValues, WriteCounts, read_counts  # noqa: E402
+pickler = importlib.import_module("apache_beam.internal.pickler")
+FnApiRunner = importlib.import_module("apache_beam.runners.portability.fn_api_runner").FnApiRunner
+beam_counts = importlib.import_module("keras_rafm.data.beam_counts")
+CountValues, WriteCounts, read_counts = beam_counts.CountValues, beam_counts.WriteCounts, beam_counts.read_counts
 
 # Beam's own, on Python 3.11 and later.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")

@@ -137,13 +137,15 @@ LISTS_READ = [[b"a", b"b"], [], [], [b"c", None, b"d"], [None], [b"e"]]
 )
 @pytest.mark.parametrize("options", [{}, {"row_group_size": 1}, {"row_group_size": 4}], ids=str)
 def test_lists(write, kind, options):
-    if pa.types.is_dictionary(kind.value_type) and options:
-        pytest.skip("pyarrow can't read lists of a dictionary's values from several row groups")
     array = pa.array(LISTS, pa.list_(pa.string()))
     if pa.types.is_dictionary(kind.value_type):
         array = pa.ListArray.from_arrays(array.offsets, array.values.dictionary_encode(), mask=array.is_null())
     else:
         array = array.cast(kind)
+    if pa.types.is_dictionary(kind.value_type) and options:  # pyarrow can't, from several row groups
+        with pytest.raises(ValueError, match=r"not a readable Parquet file \(Nested data conversions not implemented"):
+            read(write(array, **options), "string", lists=True)
+        return
     assert read(write(array, **options), "string", lists=True) == LISTS_READ
     assert read(write(array.slice(1, 4), **options), "string", lists=True) == LISTS_READ[1:5]
 
