@@ -227,3 +227,11 @@ def test_a_process_keeps_stderr_to_bars(trained, data):
     assert result.code == 0
     assert result.lines() == []
     assert result.out == done("evaluate", trained[0]).out
+
+
+def test_a_reader_that_goes_away_is_no_error(trained):
+    own = process_of("describe", trained[0])
+    own.stdout.close()
+    assert own.wait(timeout=120) == 0
+    assert "Traceback" not in own.stderr.read()
+    own.stderr.close()

@@ -143,7 +143,9 @@ def test_lists(write, kind, options):
     else:
         array = array.cast(kind)
     if pa.types.is_dictionary(kind.value_type) and options:  # pyarrow can't, from several row groups
-        with pytest.raises(ValueError, match=r"not a readable Parquet file \(Nested data conversions not implemented"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"not a readable Parquet file \(Nested data conversions not implemented"
+        ):
             read(write(array, **options), "string", lists=True)
         return
     assert read(write(array, **options), "string", lists=True) == LISTS_READ
