@@ -58,7 +58,16 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
         if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
             raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
         flat = (_from_ragged if ragged else _from_dense)(ids, values, dtype, where)
-    return _with_finite_values(flat, num_features, where)
+    return _with_finite_values(flat._replace(num_samples=_known_at_run_time(flat.num_samples)), num_features, where)
+
+
+def _known_at_run_time(size: tf.Tensor) -> tf.Tensor:
+    """The same size, hidden from Grappler.
+
+    Where it knows the shapes of sums it adds them up in another order, and a score would depend in its last bit on
+    whether the graph was made for one size of batches or for all.
+    """
+    return size if tf.executing_eagerly() else tf.raw_ops.PlaceholderWithDefault(input=size, shape=[])
 
 
 def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tensor]) -> list[tf.Tensor]:
