@@ -111,10 +111,11 @@ class RunDirectory:
         model.save(unfinished / "model.keras")
         _write(unfinished / "state.json", json.dumps(asdict(state), indent=2))
         place = self._checkpoints / f"{state.epoch:06d}-{state.step:09d}{'-ended' if state.ended else ''}"
-        if place.exists():
-            shutil.rmtree(place)
+        if place.exists():  # nothing happened since, and a directory can't be replaced in one step
+            shutil.rmtree(unfinished)
             older.remove(place)
-        unfinished.rename(place)
+        else:
+            unfinished.rename(place)
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -17,7 +17,7 @@ from keras_rafm.data._files import files_of
 from keras_rafm.data._raw import ListValues, RawColumn
 from keras_rafm.data._reading import one_format
 from keras_rafm.data.formats import FileFormat
-from keras_rafm.data.known.entry import _recipe_of
+from keras_rafm.data.known.entry import recipe_of
 
 _SPLITS = ("train", "validation", "test")
 _OF_TEXT = ("delimiter", "quote", "column_names")
@@ -80,7 +80,7 @@ def format_of_dataset(name: str) -> FileFormat:
     Raises:
         ValueError: There is no dataset of that name.
     """
-    return _recipe_of(name).file_format
+    return recipe_of(name).file_format
 
 
 def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -22,22 +22,29 @@ from keras_rafm.data.value_counts import ValueCounter, ValueCounts
 
 _MEMORY_LIMIT: Final = "500MB"
 
+#: Called with how much is done, how much there is if that is known, and the unit: `"rows"`, or `"steps"` of DuckDB.
+Progress = Callable[[int, int | None, str], object]
+
 
 def count_values(
-    columns: Mapping[str, Column], data: Any, file_format: FileFormat | None, on_error: OnError | None
+    columns: Mapping[str, Column],
+    data: Any,
+    file_format: FileFormat | None,
+    on_error: OnError | None,
+    progress: Progress | None,
 ) -> dict[str, ValueCounts]:
     """As `Schema.count_values`, of the given columns."""
     raw_columns = [raw for name, column in columns.items() for raw in column.raw_columns(name)]
     if _names_files(data):
-        return _count_files(columns, raw_columns, data, file_format, on_error)
+        return _count_files(columns, raw_columns, data, file_format, on_error, progress)
     if file_format is not None or on_error is not None:
         raise ValueError(f"`file_format` and `on_error` are for files. Received data of type {type(data).__name__}")
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("`data` must be finite. Received a tf.data.Dataset that repeats without end")
-        return _count_batches(columns, raw_columns, data)
+        return _count_batches(columns, raw_columns, data, progress)
     if isinstance(data, Mapping):
-        return _count_batches(columns, raw_columns, [data])
+        return _count_batches(columns, raw_columns, [data], progress)
     raise TypeError(
         "`data` must be files, a mapping of columns, a tf.data.Dataset of such mappings, or counts of values. "
         f"Received: {type(data).__name__}"
@@ -56,11 +63,12 @@ def _count_files(
     paths: Any,
     file_format: FileFormat | None,
     on_error: OnError | None,
+    progress: Progress | None,
 ) -> dict[str, ValueCounts]:
     files = files_of(paths)
     reader = one_format(files, file_format)
     if on_error is None:
-        counted = _count_out_of_core(columns, files, reader)
+        counted = _count_out_of_core(columns, files, reader, progress)
         if counted is not None:
             return counted
     batches: Iterable[Any]
@@ -68,11 +76,11 @@ def _count_files(
         batches = _eager_blocks(reader, files, raw_columns, on_error)
     else:
         batches = _graph_blocks(reader, files, raw_columns, on_error)
-    return _count_batches(columns, raw_columns, batches)
+    return _count_batches(columns, raw_columns, batches, progress)
 
 
 def _count_out_of_core(
-    columns: Mapping[str, Column], files: Sequence[str], reader: FileFormat
+    columns: Mapping[str, Column], files: Sequence[str], reader: FileFormat, progress: Progress | None
 ) -> dict[str, ValueCounts] | None:
     """Counts by DuckDB.
 
@@ -81,10 +89,14 @@ def _count_out_of_core(
     is_readable = isinstance(reader, CSVFormat | ParquetFormat) and not any(map(is_remote, files))
     if not is_readable or any(find_spec(module) is None for module in ("duckdb", "pyarrow")):
         return None
+    grammar: Any = reader.grammar if isinstance(reader, CSVFormat) else "parquet"
+
+    def steps(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "steps")
+
     try:
-        return count_files_with_duckdb(
-            columns, files, reader.grammar if isinstance(reader, CSVFormat) else "parquet", memory_limit=_MEMORY_LIMIT
-        )
+        return count_files_with_duckdb(columns, files, grammar, memory_limit=_MEMORY_LIMIT, progress=steps)
     except DuckDBCountError:
         return None
 
@@ -116,9 +128,10 @@ def _graph_blocks(
 
 
 def _count_batches(
-    columns: Mapping[str, Column], raw_columns: list[RawColumn], batches: Iterable[Any]
+    columns: Mapping[str, Column], raw_columns: list[RawColumn], batches: Iterable[Any], progress: Progress | None
 ) -> dict[str, ValueCounts]:
     counters = {name: ValueCounter(column.dtype) for name, column in columns.items()}
+    num_rows = 0
     for batch in batches:
         raw = as_raw_batch(batch[0] if isinstance(batch, tuple) else batch, raw_columns)
         for name, column in columns.items():
@@ -130,4 +143,7 @@ def _count_batches(
             else:
                 distinct, _, number = (own.numpy() for own in tf.unique_with_counts(there, out_idx=tf.int64))
             counters[name].add(distinct, number, int(tf.math.count_nonzero(missing)))
+        if progress is not None:
+            num_rows += int(next(iter(raw.values())).shape[0])
+            progress(num_rows, None, "rows")
     return {name: counter.result() for name, counter in counters.items()}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from keras_rafm.data._checks import Task, check_task
-from keras_rafm.data._column_counts import count_values
+from keras_rafm.data._column_counts import Progress, count_values
 from keras_rafm.data._files import PathLike
 from keras_rafm.data._raw import RawColumn, RawDType
 from keras_rafm.data._reading import raw_blocks, read_batches
@@ -263,7 +263,14 @@ class Schema:
 
     # What is learnt.
 
-    def adapt(self, data: Any, *, file_format: FileFormat | None = None, on_error: OnError | None = None) -> None:
+    def adapt(
+        self,
+        data: Any,
+        *,
+        file_format: FileFormat | None = None,
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Learn vocabularies, counts and bins. Adapt on training data only: anything else leaks into the levels.
 
         The order of rows makes no difference.
@@ -273,6 +280,8 @@ class Schema:
                 that begin with one), files as in `dataset`, or what `count_values` returned.
             file_format: As in `dataset`.
             on_error: As in `dataset`.
+            progress: Called now and then with how much is counted, how much there is (`None` if unknown), and the unit:
+                `"rows"`, or `"steps"` where DuckDB counts.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -280,7 +289,8 @@ class Schema:
             ValueError: A column is not there or has no rows, a dataset is infinite, or a file is malformed; the message
                 names file, line and column.
         """
-        counted = data if _is_counted(data) else self.count_values(data, file_format=file_format, on_error=on_error)
+        options: dict[str, Any] = {"file_format": file_format, "on_error": on_error, "progress": progress}
+        counted = data if _is_counted(data) else self.count_values(data, **options)
         absent = sorted(set(self._columns) - set(counted))
         if absent:
             raise ValueError(f"there are no counts of the columns {absent}")
@@ -295,10 +305,15 @@ class Schema:
         self._learnt, self._encoder = learnt, None
 
     def count_values(
-        self, data: Any, *, file_format: FileFormat | None = None, on_error: OnError | None = None
+        self,
+        data: Any,
+        *,
+        file_format: FileFormat | None = None,
+        on_error: OnError | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, ValueCounts]:
         """How often each value of each column occurs in raw data, for `adapt`. Arguments and errors as there."""
-        return count_values(self._columns, data, file_format, on_error)
+        return count_values(self._columns, data, file_format, on_error, progress)
 
     def raw_dataset(
         self,

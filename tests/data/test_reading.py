@@ -959,3 +959,19 @@ def rows_of_blocks(blocks):
         for end, length, label in zip(ends, ids.row_lengths, labels.tolist(), strict=True):
             rows.append((ids.values[end - length : end].tolist(), values.values[end - length : end].tolist(), label))
     return rows
+
+
+@pytest.mark.parametrize("suffix", ["csv", "libfm"])
+def test_progress_of_counting(tmp_path, suffix):
+    """Steps where DuckDB counts, rows where this package's readers do; both end with all that there is."""
+    file = tmp_path / f"rows.{suffix}"
+    file.write_text("label,ids\n" + "1,7\n" * 50 if suffix == "csv" else "1 7:1\n" * 50)
+    columns = {"ids": Schema.integer_categorical(multivalued=suffix == "libfm")}
+    told = []
+    schema = Schema(columns, label="label")
+    schema.adapt(file, progress=lambda *now: told.append(now))
+    steps = [(1, 2, "steps"), (2, 2, "steps")]  # parsing, and one column
+    assert told == (steps if suffix == "csv" else [(50, None, "rows")])
+    without: list[tuple[int, int | None, str]] = []
+    schema.adapt(file, on_error=SkippedRows(), progress=lambda *now: without.append(now))
+    assert without[-1] == (50, None, "rows")

@@ -120,7 +120,7 @@ def known_dataset(
     train = movies.schema.dataset(movies.train, 1024, file_format=movies.file_format, shuffle=True)
     ```
     """
-    recipe = _recipe_of(name)
+    recipe = recipe_of(name)
     seed = _checked_seed(recipe, split_seed)
     schema = recipe.schema(_checked_min_count(recipe, min_count))
     root = cache_root(cache_dir)
@@ -160,7 +160,13 @@ def _contents(recipe: Recipe, root: Path, path: Path | None, seed: int) -> Conte
     return prepared(root, recipe.name, [recipe.version, seed if recipe.draws_split else None, key], made)
 
 
-def _recipe_of(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe:
+    """What is known of a dataset, which need not be there.
+
+    Raises:
+        TypeError: The name is no string.
+        ValueError: There is no dataset of that name.
+    """
     if not isinstance(name, str):
         raise TypeError(f"`name` must be the name of a dataset. Received: {name!r} of type {type(name).__name__}")
     if name not in _RECIPES:
