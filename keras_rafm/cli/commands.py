@@ -189,7 +189,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     file_format = _format_of_run(run_directory, parsed, files)
     with _skipped_rows(parsed) as on_error:
         batches = schema.dataset(files, parsed.batch_size, file_format=file_format, on_error=on_error)
-        checked = explained(batches, file_format, files, schema.raw_columns(training=True))
+        checked = explained(batches, file_format, files, schema.raw_columns(training=True), on_error)
         rows = counted(checked, "evaluating", lambda batch: int(batch[1].shape[0]))
         _print_measured(split, measured(model, schema.task, rows))
 
@@ -210,7 +210,7 @@ def _predict(parsed: argparse.Namespace) -> None:
         file_format = _format_of_run(run_directory, parsed, files)
         batches = schema.dataset(files, parsed.batch_size, training=False, file_format=file_format, on_error=on_error)
         file.write("score,probability\n" if is_classifier else "prediction\n")
-        checked = explained(batches, file_format, files, schema.raw_columns(training=False))
+        checked = explained(batches, file_format, files, schema.raw_columns(training=False), on_error)
         for inputs in counted(checked, "predicting", lambda inputs: int(inputs["ids"].shape[0])):
             scores = model.predict_on_batch(inputs)[:, 0]
             if is_classifier:

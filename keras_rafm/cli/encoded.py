@@ -70,6 +70,16 @@ class Encoded:
             return self.schema.dataset(self.files, batch_size, file_format=self.file_format, on_error=self.on_error)
         return gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, None).prefetch(tf.data.AUTOTUNE)
 
+    def explain(self) -> None:
+        """After reading ended in an error: have the format say what is wrong where.
+
+        Raises:
+            ValueError: A file is damaged.
+        """
+        if self.arrays is None:
+            for file in self.files:
+                self.file_format.explain(file, self.schema.raw_columns(training=True), self.on_error)
+
 
 def encode(
     schema: Schema,
@@ -84,7 +94,7 @@ def encode(
     batches = schema.dataset(files, _ROWS_READ_AT_ONCE, file_format=file_format, on_error=on_error)
     parts: list[Any] = []
     size, label_sum, num_rows = 0, 0.0, 0
-    checked = explained(batches, file_format, files, schema.raw_columns(training=True))
+    checked = explained(batches, file_format, files, schema.raw_columns(training=True), on_error)
     for batch in counted(checked, description, lambda batch: int(batch[1].shape[0]), expected_rows):
         parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), batch))
         size += sum(array.nbytes for array in tf.nest.flatten(parts[-1]))
@@ -99,7 +109,11 @@ def encode(
 
 
 def explained(
-    batches: Iterable[Any], file_format: FileFormat, files: Sequence[str], columns: Sequence[RawColumn]
+    batches: Iterable[Any],
+    file_format: FileFormat,
+    files: Sequence[str],
+    columns: Sequence[RawColumn],
+    on_error: OnError | None,
 ) -> Iterator[Any]:
     """The same batches; where reading ends in an error, or may have ended too early, the format says what is wrong where.
 
@@ -110,11 +124,11 @@ def explained(
         yield from batches
     except tf.errors.OpError:
         for file in files:
-            file_format.explain(file, columns)
+            file_format.explain(file, columns, on_error)
         raise
     for file in files:
         if file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
-            file_format.explain(file, columns)
+            file_format.explain(file, columns, on_error)
 
 
 def _joined(arrays: tuple[Any, ...]) -> Any:

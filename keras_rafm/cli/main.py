@@ -74,7 +74,7 @@ def _message(error: Exception) -> str:
 
 def _in_reader(text: str) -> str | None:
     """The message of an exception that a Python reader raised inside a dataset, or of a check inside a graph."""
-    kinds = "MalformedRowError|ValueError|FileNotFoundError|OSError"
+    kinds = "MalformedRowError|EmptyFileError|ValueError|FileNotFoundError|OSError|ImportError"
     python = re.search(rf"^(?:.*\}}\}} )?(?:{kinds}): (.*)$", text, re.MULTILINE)
     if python:
         return python[1]

@@ -96,8 +96,6 @@ def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:
             "libfm": LibFMFormat(),
         }
         file_format = formats[settings.format]
-    if isinstance(file_format, LibFMFormat):
-        return LibFMFormat(task=_task(settings))
     if isinstance(file_format, CSVFormat):
         delimiter = file_format.delimiter if settings.delimiter is None else settings.delimiter.replace("\\t", "\t")
         quote = file_format.quote if settings.quote is None else settings.quote or None
@@ -117,11 +115,8 @@ def _known(settings: Settings, name: str, schema: Schema | None) -> Source:
     return Source(schema or known.schema, known.file_format, files, known.num_rows)
 
 
-def _task(settings: Settings) -> Task:
-    return "regression" if settings.task == "regression" else "classification"
-
-
 def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Schema:
+    task: Task = "regression" if settings.task == "regression" else "classification"
     if isinstance(file_format, LibFMFormat):
         if settings.columns or settings.label or settings.positive_label or settings.sample_weight:
             raise UsageError(
@@ -129,7 +124,7 @@ def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Sc
             )
         weights = "values" if _has_values(file_format, train) else None
         ids = Schema.integer_categorical(multivalued=True, missing="ignore", weights=weights)
-        return Schema({"ids": ids}, label="label", task=_task(settings))
+        return Schema({"ids": ids}, label="label", task=task)
     if not settings.columns:
         raise UsageError("declare the columns: --column NAME=KIND, or [columns] in a config file")
     if settings.label is None:
@@ -141,7 +136,7 @@ def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Sc
     return Schema(
         {name: _column(name, given) for name, given in settings.columns.items()},
         label=settings.label,
-        task=_task(settings),
+        task=task,
         positive_label=positive,
         sample_weight=settings.sample_weight,
     )

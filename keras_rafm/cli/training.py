@@ -104,6 +104,11 @@ def train(
                 verbose=0,
                 callbacks=[*callbacks, bars],
             )
+        except tf.errors.OpError:
+            for own in (training, validation):
+                if own is not None:
+                    own.explain()
+            raise
         finally:
             bars.close()
 

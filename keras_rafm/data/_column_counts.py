@@ -121,10 +121,10 @@ def _graph_blocks(
                 empty = False
                 yield block
         except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file
-            reader.explain(file, raw_columns)
+            reader.explain(file, raw_columns, on_error)
             raise
         if empty or file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
-            reader.explain(file, raw_columns)
+            reader.explain(file, raw_columns, on_error)
 
 
 def _count_batches(

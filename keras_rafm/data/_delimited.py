@@ -25,9 +25,10 @@ from keras_rafm.data._delimited_format import (
     parsed_integer,
     parsed_number,
     places_of,
+    refuse_empty,
 )
 from keras_rafm.data._libfm_lines import blocks_of_lines
-from keras_rafm.data._raw import MISSING_INTEGER, Block, RawColumn, Strings, Values
+from keras_rafm.data._raw import MISSING_INTEGER, Block, RawColumn, Strings, Values, illegal_rows
 
 __all__ = ["DelimitedFormat", "MalformedRowError", "parse_delimited"]
 
@@ -66,8 +67,8 @@ def parse_delimited(
         columns: Which columns to yield. Others are not parsed.
         block_bytes: About how many bytes are parsed at once. What is yielded does not depend on it, but for where
             blocks end.
-        on_error: Called with the error of each malformed row in order, before the rows around it are yielded; such rows
-            are left out. With `None`, the first one is raised.
+        on_error: Called with the error of each malformed row in order, before the rows around it are yielded, and of an
+            empty file; these are left out. With `None`, the first one is raised.
 
     Yields:
         The number of rows, at least one, and a value of each column for each of them.
@@ -76,7 +77,8 @@ def parse_delimited(
         FileNotFoundError: There is no such file.
         TypeError: `block_bytes` is not an integer.
         MalformedRowError: A row is malformed and there is no `on_error`, or the header is.
-        ValueError: A column has lists, is not in the file or is there twice; the file is damaged gzip, or it has no rows;
+        EmptyFileError: The file has no rows, and there is no `on_error`.
+        ValueError: A column has lists, is not in the file or is there twice; the file is damaged gzip;
             or `block_bytes` is less than 1 or more than 512 MiB. What can be told without the file is raised at once.
     """
     block_bytes = positive_int("block_bytes", block_bytes)
@@ -189,7 +191,7 @@ class _Parser:
             enough = 2 * num_waiting
             may_close = not num_waiting
         if self._empty:
-            raise ValueError(f"{self._path}: expected at least one row, found none")
+            refuse_empty(self._path, self._on_error)
 
     def _blocks_of_lines(self, block_bytes: int) -> Iterator[bytes]:
         """Of the file, the byte order mark left out."""
@@ -392,14 +394,13 @@ class _Parser:
             starts, lengths = fields.starts[:, place].copy(), fields.lengths[:, place].copy()
             if column.dtype == "string":
                 block[column.name] = Strings(text, starts, lengths)
-                continue
-            if b" " in text:
-                _leave_out_spaces(text, buffer, starts, lengths)
-            if column.dtype == "int64":
-                block[column.name], is_legal = _integers(text, buffer, starts, lengths)
             else:
-                block[column.name], is_legal = _numbers(text, buffer, starts, lengths)
-            is_good &= is_legal
+                if b" " in text:
+                    _leave_out_spaces(text, buffer, starts, lengths)
+                numbers_in = _integers if column.dtype == "int64" else _numbers
+                block[column.name], is_number = numbers_in(text, buffer, starts, lengths)
+                is_good &= is_number
+            is_good[illegal_rows(block[column.name], column.role)] = False
         return block
 
     def _with_unescaped(self, text: bytes, fields: _Fields) -> bytes:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from keras_rafm.data._raw import MISSING_INTEGER, RawColumn
+from keras_rafm.data._raw import EXPECTED, MISSING_INTEGER, RawColumn, is_legal
 
 #: The most bytes a row may have, its line end included. Without a limit, a quote that is never closed would make the
 #: rest of the file one row.
@@ -86,24 +86,45 @@ class MalformedRowError(ValueError):
 
     Attributes:
         path: Name of the file.
-        line: Number of the line on which the row begins, from 1.
+        line: Number of the line on which the row begins, from 1; of other files than text, of the row itself.
         column: Name of the column that is wrong, or `None` if it is the row as a whole or the column has no name.
         problem: What was expected, and what was there.
+        unit: What `line` counts: `"line"`, `"row"` or `"record"`.
     """
 
-    def __init__(self, path: str, line: int, column: str | None, problem: str) -> None:
+    def __init__(self, path: str, line: int, column: str | None, problem: str, unit: str = "line") -> None:
         # All of them are arguments, not the message alone: so the error can be pickled.
-        super().__init__(path, line, column, problem)
+        super().__init__(path, line, column, problem, unit)
         self.path = path
         self.line = line
         self.column = column
         self.problem = problem
+        self.unit = unit
 
     def __str__(self) -> str:
-        where = f"{self.path}, line {self.line}"
+        where = f"{self.path}, {self.unit} {self.line}"
         if self.column is not None:
             where += f", column {shown_name(self.column)}"
         return f"{where}: {self.problem}"
+
+
+class EmptyFileError(MalformedRowError):
+    """A file without rows."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 1, None, "expected at least one row, found none")
+        self.args = (path,)  # so that it can be pickled
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def refuse_empty(path: str, on_error: Callable[[MalformedRowError], None] | None) -> None:
+    """Raise an `EmptyFileError`, or tell `on_error` of it."""
+    error = EmptyFileError(path)
+    if on_error is None:
+        raise error
+    on_error(error)
 
 
 class Row(NamedTuple):
@@ -218,7 +239,7 @@ class Grammar:
             except UnicodeDecodeError:
                 return self.received(line, place, "UTF-8", field)
             if place in self.asked:
-                expected = _expectation(field.strip(b" "), self.asked[place])
+                expected = _expectation(field, self.asked[place])
                 if expected is not None:
                     return self.received(line, place, expected, field)
         raise AssertionError(f"{self.path}, line {line}: nothing wrong, although parsing failed")
@@ -312,11 +333,17 @@ def _closing_quote(text: bytes, opening: int, stop: int, quote: bytes) -> int | 
 
 def _expectation(field: bytes, column: RawColumn) -> str | None:
     """What a field should have been, or `None` if it is that."""
+    if column.dtype != "string":
+        field = field.strip(b" ")
+    if column.role != "feature" and not field:
+        return EXPECTED[column.role]
     if column.dtype == "string" or not field:
         return None
     if column.dtype == "float32":
-        if parsed_number(field) is not None:
-            return None
+        number = parsed_number(field)
+        if number is not None:
+            legal = column.role == "feature" or is_legal(np.array([number], np.float32), column.role)[0]
+            return None if legal else EXPECTED[column.role]
         return "a number that is finite as float32" if _NUMBER.fullmatch(field) else "a number"
     if parsed_integer(field) is not None:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.data._delimited_format import MalformedRowError
+from keras_rafm.data._delimited_format import MalformedRowError, refuse_empty
 from keras_rafm.data._libfm_format import COMMENT, LibfmFormat, first_error, parsed_id
 from keras_rafm.data._libfm_lines import blocks_of_lines
 from keras_rafm.data._rows import Rows
@@ -39,13 +39,13 @@ def parse_file(
         path: Name of the file.
         file_format: Which lines are legal.
         block_bytes: About how many bytes are parsed at once.
-        on_error: Called with the error of each malformed line in order; such lines are left out. With `None`, the first one
-            is raised.
+        on_error: Called with the error of each malformed line in order, and of an empty file; these are left out. With
+            `None`, the first one is raised.
 
     Raises:
         FileNotFoundError: There is no such file.
-        MalformedRowError: A line is malformed and there is no `on_error`.
-        ValueError: The file is damaged gzip, or it has no samples.
+        MalformedRowError: A line is malformed, or there is none, and there is no `on_error`.
+        ValueError: The file is damaged gzip.
     """
     negative_label: float | None = None
     line = 1
@@ -73,7 +73,7 @@ def parse_file(
                 empty = False
                 yield rows
     if empty:
-        raise ValueError(f"{path}: expected at least one sample, found none")
+        refuse_empty(path, on_error)
 
 
 def _middle(text: bytes) -> int:

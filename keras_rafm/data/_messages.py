@@ -118,17 +118,10 @@ class ExampleParser(MessageParser):
             for place, message in enumerate(messages):
                 try:
                     explain_records([message], self._columns, self._stream, 1)
-                except ValueError as error:
-                    where = f"{self._stream}, record 1"
-                    raise _MalformedError(_split(place, str(error).removeprefix(where))) from error
+                except MalformedRowError as error:
+                    raise _MalformedError((place, error.column, error.problem)) from error
             raise
         return [raw[column.name] for column in self._columns]
-
-
-def _split(place: int, text: str) -> _Problem:
-    """A problem from what follows the record in a message: `, column 'n': expected …` or `: expected …`."""
-    before, _, problem = text.partition(": ")
-    return place, before.removeprefix(", column ").strip("'") or None, problem
 
 
 class JSONParser(MessageParser):

@@ -6,14 +6,25 @@ knows neither nulls nor lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_rafm.data._delimited_format import MalformedRowError, refuse_empty
 from keras_rafm.data._files import opened
-from keras_rafm.data._raw import MISSING_INTEGER, Block, ListValues, RawColumn, Strings, Values
+from keras_rafm.data._raw import (
+    EXPECTED,
+    MISSING_INTEGER,
+    Block,
+    ListValues,
+    RawColumn,
+    RawDType,
+    Strings,
+    Values,
+    illegal_rows,
+)
 from keras_rafm.extras import imported
 
 if TYPE_CHECKING:
@@ -27,12 +38,21 @@ _EXPECTED = {
 }
 
 
-def parquet_blocks(path: str, columns: Sequence[RawColumn]) -> Iterator[tuple[int, Block]]:
+def parquet_blocks(
+    path: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
+) -> Iterator[tuple[int, Block]]:
     """The rows of a file, block by block.
+
+    Args:
+        path: Name of the file.
+        columns: Those to read.
+        on_error: Told of each row with a value that its column can't have, and of an empty file; these are left out.
+            `None`: the first one raises.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: The file is damaged or no Parquet, has no rows, or a column is not there or of another type.
+        MalformedRowError: A row has a value that its column can't have, or there is none, and there is no `on_error`.
+        ValueError: The file is damaged or no Parquet, or a column is not there or of another type.
     """
     pa = imported("pyarrow", "data")
     parquet = imported("pyarrow.parquet", "data")
@@ -42,13 +62,21 @@ def parquet_blocks(path: str, columns: Sequence[RawColumn]) -> Iterator[tuple[in
             for column in columns:
                 _check_type(path, there, column, pa)
             if not file.metadata.num_rows:
-                raise ValueError(f"{path}: expected at least one row, found none")
+                refuse_empty(path, on_error)
             first_row = 1
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[column.name for column in columns]):
-                yield (
-                    batch.num_rows,
-                    {c.name: _values(_Place(path, first_row, c), batch.column(c.name)) for c in columns},
-                )
+                block, problems = _block(batch, columns)
+                kept = batch
+                if problems:
+                    for row, (name, problem) in sorted(problems.items()):
+                        error = MalformedRowError(path, first_row + row, name, problem, "row")
+                        if on_error is None:
+                            raise error
+                        on_error(error)
+                    kept = batch.filter(pa.array(row not in problems for row in range(batch.num_rows)))
+                    block, _ = _block(kept, columns)
+                if kept.num_rows:
+                    yield kept.num_rows, block
                 first_row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
@@ -83,56 +111,68 @@ def _check_type(path: str, schema: pyarrow.Schema, column: RawColumn, pa: Any) -
         raise ValueError(f"{path}, column '{column.name}': expected {expected}, found the type {kind}")
 
 
-class _Place(NamedTuple):
-    """Where values come from.
+class _RefusedRowsError(Exception):
+    """Values that a column can't have.
 
     Attributes:
-        path: Name of the file.
-        first_row: Number of the first of their rows, from 1.
-        column: What they should be.
+        problems: What was expected and what was there, by rows, from 0.
     """
 
-    path: str
-    first_row: int
-    column: RawColumn
-
-    def error(self, row: int | None, problem: str) -> ValueError:
-        """Of one of the rows, from 0, or `None` if it isn't known of which."""
-        rows = f"from row {self.first_row} on" if row is None else f"row {self.first_row + row}"
-        return ValueError(f"{self.path}, {rows}, column '{self.column.name}': {problem}")
+    def __init__(self, problems: dict[int, str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
 
-def _values(place: _Place, array: Any) -> Values | ListValues:
-    if not place.column.is_list:
-        return _flat_values(place, array, None)
+def _block(batch: pyarrow.RecordBatch, columns: Sequence[RawColumn]) -> tuple[Block, dict[int, tuple[str, str]]]:
+    """The columns of a batch, and of each row that can't be read the first column that is wrong, and why.
+
+    If there are such rows, the columns are not complete.
+    """
+    block: Block = {}
+    problems: dict[int, tuple[str, str]] = {}
+    for column in columns:
+        try:
+            block[column.name] = _values(column, batch.column(column.name))
+        except _RefusedRowsError as refused:
+            problems = {**{row: (column.name, problem) for row, problem in refused.problems.items()}, **problems}
+    return block, problems
+
+
+def _values(column: RawColumn, array: Any) -> Values | ListValues:
     pa = imported("pyarrow", "data")
+    if not column.is_list:
+        values = _flat_values(column.dtype, array)
+        wrong = illegal_rows(values, column.role).tolist()
+        if wrong:
+            expected = f"expected {EXPECTED[column.role]}, received"
+            raise _RefusedRowsError({row: f"{expected} {_shown(array[row], pa)}" for row in wrong})
+        return values
     compute = imported("pyarrow.compute", "data")
     if pa.types.is_null(array.type):
-        return ListValues(_flat_values(place, array[:0], None), np.zeros(len(array), np.int64))
+        return ListValues(_flat_values(column.dtype, array[:0]), np.zeros(len(array), np.int64))
     lengths = compute.fill_null(compute.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     items = compute.list_flatten(array)  # skips the items of rows that are null
-    return ListValues(_flat_values(place, items, lengths), lengths)
+    try:
+        return ListValues(_flat_values(column.dtype, items), lengths)
+    except _RefusedRowsError as refused:
+        rows = np.searchsorted(np.cumsum(lengths), list(refused.problems), "right").tolist()
+        first_of_rows = dict(reversed(list(zip(rows, refused.problems.values(), strict=True))))
+        raise _RefusedRowsError(first_of_rows) from refused
 
 
-def _flat_values(place: _Place, array: Any, row_lengths: npt.NDArray[np.int64] | None) -> Values:
-    """Values end to end; of lists if there are `row_lengths`."""
+def _flat_values(dtype: RawDType, array: Any) -> Values:
     pa = imported("pyarrow", "data")
     compute = imported("pyarrow.compute", "data")
-
-    def error(number: int | None, problem: str) -> ValueError:
-        if number is not None and row_lengths is not None:
-            number = int(np.searchsorted(np.cumsum(row_lengths), number, "right"))
-        return place.error(number, problem)
-
-    dtype = place.column.dtype
     wide = {"string": pa.string(), "int64": pa.int64(), "float32": pa.float64()}[dtype]
     try:
         values = array.cast(wide, safe=dtype != "float32")
         if dtype == "string":
             values.validate(full=True)
-    except pa.ArrowException as refused:
-        number, received = _first_refused(array, wide, pa)
-        raise error(number, f"expected {_EXPECTED[dtype]}, received {received or refused}") from refused
+    except pa.ArrowException:
+        refused = {row: f"expected {_EXPECTED[dtype]}, received {shown}" for row, shown in _refused(array, wide, pa)}
+        if not refused:
+            raise
+        raise _RefusedRowsError(refused) from None
     missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[dtype]
     values = compute.fill_null(values, missing) if values.null_count else values
     if dtype == "string":
@@ -142,22 +182,26 @@ def _flat_values(place: _Place, array: Any, row_lengths: npt.NDArray[np.int64] |
         return np.ascontiguousarray(numbers, np.int64)
     with np.errstate(over="ignore"):
         narrow: npt.NDArray[np.float32] = numbers.astype(np.float32)
-    wrong = np.flatnonzero(np.isinf(narrow))
-    if wrong.size:
-        raise error(int(wrong[0]), f"expected {_EXPECTED[dtype]}, received {numbers[wrong[0]]}")
+    wrong = np.flatnonzero(np.isinf(narrow)).tolist()
+    if wrong:
+        raise _RefusedRowsError({row: f"expected {_EXPECTED[dtype]}, received {numbers[row]}" for row in wrong})
     return narrow
 
 
-def _first_refused(array: Any, kind: Any, pa: Any) -> tuple[int | None, str]:
-    """The number of the first value that can't be cast and how it looks; none if each of them can."""
+def _refused(array: Any, kind: Any, pa: Any) -> Iterator[tuple[int, str]]:
+    """The numbers of the values that can't be cast, and how they look; none if each of them can by itself."""
     for number in range(len(array)):
         try:
             array[number : number + 1].cast(kind).validate(full=True)
         except pa.ArrowException:
-            value = array[number]
-            shown = value if kind == pa.int64() else value.cast(pa.binary())
-            return number, f"{shown.as_py()!r:.60}"
-    return None, ""
+            yield number, _shown(array[number], pa)
+
+
+def _shown(value: Any, pa: Any) -> str:
+    try:
+        return f"{value.as_py()!r:.60}"
+    except UnicodeDecodeError:
+        return f"{value.cast(pa.binary()).as_py()!r:.60}"
 
 
 def _strings(array: pyarrow.StringArray) -> Strings:

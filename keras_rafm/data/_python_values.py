@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.data._raw import MISSING_INTEGER, ListValues, RawColumn, RawDType, Strings, Values
+from keras_rafm.data._raw import EXPECTED, MISSING_INTEGER, ListValues, RawColumn, RawDType, Strings, Values, illegal_rows
 
 _NONE: Final = type(None)
 _KINDS: dict[RawDType, frozenset[type]] = {
@@ -45,10 +45,13 @@ def column_values(rows: Sequence[Any], column: RawColumn) -> Values | ListValues
     """The values of a column, of which each row has one, or a list if the column has lists. `None` is missing.
 
     Raises:
-        RefusedValueError: A row has another kind of value.
+        RefusedValueError: A row has another kind of value, or one that a column of this role may not have.
     """
     if not column.is_list:
-        return _flat_values(rows, column.dtype)
+        values = _flat_values(rows, column.dtype)
+        for number in illegal_rows(values, column.role)[:1].tolist():
+            raise RefusedValueError(number, f"expected {EXPECTED[column.role]}, received {_shown(rows[number])}")
+        return values
     for number, row in enumerate(rows):
         if not (row is None or isinstance(row, list)):
             raise RefusedValueError(number, f"expected a list, received {_shown(row)}")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 RawDType = Literal["string", "int64", "float32"]
+
+#: What a column is for. Those of features may have missing values and any others; of the rest, `EXPECTED` says which.
+Role = Literal["feature", "label", "binary_label", "numeric_label", "sample_weight"]
+
+EXPECTED: Final[dict[Role, str]] = {
+    "label": "a label, which must not be missing",
+    "binary_label": "one of the labels 0 and 1, or -1 and 1",
+    "numeric_label": "a label that is a finite number",
+    "sample_weight": "a finite sample weight of at least 0",
+}
 
 #: What a raw integer column has where there is no value. A string has "" there, a float NaN, a list no entry.
 MISSING_INTEGER: Final = -(2**63)
@@ -23,11 +33,13 @@ class RawColumn:
         name: Its name in the files and in raw batches.
         dtype: Strings are UTF-8.
         is_list: Whether a row has a list of values: a `tf.RaggedTensor` `[B, None]`; otherwise `[B]`.
+        role: What it is for.
     """
 
     name: str
     dtype: RawDType
     is_list: bool = False
+    role: Role = "feature"
 
     @property
     def spec(self) -> tf.TensorSpec | tf.RaggedTensorSpec:
@@ -72,3 +84,29 @@ class ListValues(NamedTuple):
 
 #: Some rows: values by the names of columns.
 Block = dict[str, Values | ListValues]
+
+
+def is_legal(values: Any, role: Role) -> Any:
+    """Which values a column of this role may have.
+
+    Args:
+        values: An array or a tensor `[n]`.
+        role: Not that of a feature, which may have all.
+
+    Returns:
+        Booleans `[n]` of the same kind.
+    """
+    if role == "binary_label":
+        return (values == 0) | (abs(values) == 1)
+    if role == "sample_weight":
+        return (values >= 0) & (values < float("inf"))
+    if tf.is_tensor(values) and values.dtype == tf.string:
+        return values != ""
+    return abs(values) < float("inf")  # which NaN is not
+
+
+def illegal_rows(values: Values | ListValues, role: Role) -> npt.NDArray[np.intp]:
+    """The numbers of the rows with a value that a column of this role may not have, ascending."""
+    if role == "feature" or isinstance(values, ListValues):
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(values.lengths == 0 if isinstance(values, Strings) else ~is_legal(values, role))

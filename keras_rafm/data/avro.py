@@ -9,11 +9,12 @@ or 77,000 where all of them may be null.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Final
 
+from keras_rafm.data._delimited_format import MalformedRowError, refuse_empty
 from keras_rafm.data._files import opened
 from keras_rafm.data._python_values import RefusedValueError, column_values
 from keras_rafm.data._raw import Block, RawColumn, RawDType
@@ -44,16 +45,23 @@ class AvroFormat(PythonFormat):
 
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
         """As in `PythonFormat`; a damaged file raises, with `on_error` too."""
-        return avro_blocks(path, columns)
+        return avro_blocks(path, columns, on_error)
 
 
-def avro_blocks(path: str, columns: Sequence[RawColumn]) -> Iterator[tuple[int, Block]]:
+def avro_blocks(path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
     """The rows of a file, block by block.
+
+    Args:
+        path: Name of the file.
+        columns: Those to read.
+        on_error: Told of each row with a value that its column can't have, and of an empty file; these are left out.
+            `None`: the first one raises.
 
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: fastavro is not installed.
-        ValueError: The file is damaged or no Avro, has no rows, or a column is not there or of another type.
+        MalformedRowError: A row has a value that its column can't have, or there is none, and there is no `on_error`.
+        ValueError: The file is damaged or no Avro, or a column is not there or of another type.
     """
     fastavro = imported("fastavro", "data")
     logical = frozenset(imported("fastavro.read", "data").LOGICAL_READERS)
@@ -67,10 +75,13 @@ def avro_blocks(path: str, columns: Sequence[RawColumn]) -> Iterator[tuple[int, 
         _check_types(path, schema, columns, logical)
         first = 1
         while rows := _next_rows(path, records, first):
-            yield len(rows), {column.name: _values(path, first, rows, column) for column in columns}
-            first += len(rows)
+            number = len(rows)
+            block = _block(path, first, rows, columns, on_error)
+            if rows:
+                yield len(rows), block
+            first += number
     if first == 1:
-        raise ValueError(f"{path}: expected at least one row, found none")
+        refuse_empty(path, on_error)
 
 
 def _next_rows(path: str, records: Iterator[dict[str, Any]], first: int) -> list[dict[str, Any]]:
@@ -86,12 +97,27 @@ def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _values(path: str, first: int, rows: Sequence[Mapping[str, Any]], column: RawColumn) -> Any:
-    name = column.name
-    try:
-        return column_values([row[name] for row in rows], column)
-    except RefusedValueError as refused:
-        raise ValueError(f"{path}, record {first + refused.row}, column '{name}': {refused.problem}") from refused
+def _block(
+    path: str, first: int, rows: list[dict[str, Any]], columns: Sequence[RawColumn], on_error: OnError | None
+) -> Block:
+    """The columns of some rows, of which those that are malformed are taken out."""
+    numbers = list(range(first, first + len(rows)))
+    errors: list[MalformedRowError] = []
+    block: Block = {}
+    while len(block) < len(columns):
+        column = columns[len(block)]
+        try:
+            block[column.name] = column_values([row[column.name] for row in rows], column)
+        except RefusedValueError as refused:
+            errors.append(MalformedRowError(path, numbers[refused.row], column.name, refused.problem, "record"))
+            if on_error is None:
+                raise errors[0] from refused
+            del rows[refused.row], numbers[refused.row]
+            block = {}  # of the rows that are left
+    for error in sorted(errors, key=lambda error: error.line):
+        if on_error is not None:
+            on_error(error)
+    return block
 
 
 def _check_types(path: str, schema: Any, columns: Sequence[RawColumn], logical: frozenset[str]) -> None:

@@ -11,17 +11,18 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from keras_rafm.data import _blocks
 from keras_rafm.data._checks import Task
 from keras_rafm.data._delimited import parse_delimited
-from keras_rafm.data._delimited_format import DelimitedFormat, MalformedRowError
+from keras_rafm.data._delimited_format import DelimitedFormat, MalformedRowError, refuse_empty
 from keras_rafm.data._files import opened
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
 from keras_rafm.data._parquet_blocks import parquet_blocks
-from keras_rafm.data._raw import MISSING_INTEGER, Block, ListValues, RawColumn
+from keras_rafm.data._raw import EXPECTED, MISSING_INTEGER, Block, ListValues, RawColumn, is_legal
 from keras_rafm.occurrences import require
 
 #: Told of each row that is left out.
@@ -46,17 +47,18 @@ class FileFormat(abc.ABC):
             on_error: Told of each malformed row, which is then left out. `None`: the first one raises.
         """
 
-    def explain(self, path: str, columns: Sequence[RawColumn]) -> None:
+    def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
         """Look for what is wrong with a file where reading it in a graph tells less.
 
         Args:
             path: Name of the file.
             columns: Those to read, such as `schema.raw_columns(training=True)`.
+            on_error: If malformed rows were left out: told if the file is empty. Only a damaged file then raises.
 
         Raises:
             ValueError: Something is; the message names file, row, column and value.
         """
-        del path, columns  # by default reading tells all
+        del path, columns, on_error  # by default reading tells all
 
 
 class PythonFormat(FileFormat):
@@ -135,7 +137,7 @@ class ParquetFormat(PythonFormat):
 
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
         """As in `PythonFormat`; a damaged file raises, with `on_error` too."""
-        return parquet_blocks(path, columns)
+        return parquet_blocks(path, columns, on_error)
 
 
 @dataclass(frozen=True)
@@ -144,35 +146,31 @@ class LibFMFormat(PythonFormat):
 
     They are `ids` (lists of integers), `values` (lists of numbers, as many) and `label` (a number).
 
+    Labels of a `Schema` for classification are -1 and 1 or 0 and 1 throughout a file, and become 0 and 1.
+
     Args:
-        task: As in `read_libfm`.
         zero_based: As in `read_libfm`.
         block_bytes: How much (uncompressed) text is parsed at a time.
     """
 
     shares_text: ClassVar[bool] = False
 
-    task: Task = "classification"
     zero_based: bool = True
     block_bytes: int = _BLOCK_BYTES
 
-    def __post_init__(self) -> None:
-        LibfmFormat(self.task, self.zero_based)
-
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
         """As in `PythonFormat`."""
-        there = {
-            "ids": RawColumn("ids", "int64", is_list=True),
-            "values": RawColumn("values", "float32", is_list=True),
-            "label": RawColumn("label", "float32"),
-        }
+        there = {"ids": ("int64", True), "values": ("float32", True), "label": ("float32", False)}
+        task: Task = "regression"  # any numbers
         for column in columns:
-            if there.get(column.name) != column:
+            if column.role == "binary_label":
+                task = "classification"
+            if there.get(column.name) != (column.dtype, column.is_list):
                 raise ValueError(
                     f"{path}: libFM text has the columns 'ids' (lists of int64), 'values' (lists of float32) and 'label' "
                     f"(float32). Received: {column}"
                 )
-        for rows in parse_file(path, LibfmFormat(self.task, self.zero_based), self.block_bytes, on_error):
+        for rows in parse_file(path, LibfmFormat(task, self.zero_based), self.block_bytes, on_error):
             yield (
                 len(rows),
                 {
@@ -190,10 +188,9 @@ class TFRecordFormat(FileFormat):
     A column is a feature with at most one value, one of lists a feature with any number. An absent feature is a missing
     value. Strings are not checked to be UTF-8.
 
-    What is wrong raises a `tf.errors.OpError`, with `on_error` too. It names the file where a feature is of another type or
-    has a number that is not finite or several values, but not where the file itself is damaged: `explain` does. TensorFlow
-    may also take a file for ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a
-    file is empty.
+    A malformed record raises a `tf.errors.OpError` that names the file, or is left out with `on_error`. A damaged file
+    raises one with `on_error` too, and TensorFlow doesn't name it: `explain` does. TensorFlow may also take a file for
+    ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a file is empty.
     """
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
@@ -205,23 +202,29 @@ class TFRecordFormat(FileFormat):
             batches = records.batch(_RECORDS_AT_ONCE).enumerate()
 
             def parsed(number: tf.Tensor, texts: tf.Tensor) -> dict[str, Any]:
-                return parse_examples(texts, columns, path, 1 + number * _RECORDS_AT_ONCE)
+                first = 1 + number * _RECORDS_AT_ONCE
+                if on_error is not None:
+                    texts = tf.ensure_shape(tf.numpy_function(good_records, [texts, path, first], tf.string), [None])
+                return parse_examples(texts, columns, path, first)
 
+            if on_error is not None:  # one after the other, so that it is told in order
+                return batches.map(parsed)
             return batches.map(parsed, tf.data.AUTOTUNE, deterministic=True)
+
+        def good_records(texts: npt.NDArray[Any], path: bytes, first: np.int64) -> npt.NDArray[Any]:
+            assert on_error is not None
+            return _good_records(texts, columns, path.decode(), int(first), on_error)
 
         return opened_file
 
-    def explain(self, path: str, columns: Sequence[RawColumn]) -> None:
+    def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
         """As in `FileFormat`: raise the error of the first record that is malformed, if one is."""
         records = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
         number = 1
         try:
             for texts in records.batch(_RECORDS_AT_ONCE):
-                try:
-                    parse_examples(texts, columns, path, number)
-                except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter of TensorFlow's message
-                    explain_records(texts.numpy().tolist(), columns, path, number)
-                    raise ValueError(f"{path}, from record {number} on: {error}") from error
+                if on_error is None:
+                    _check_records(texts, columns, path, number)
                 number += int(texts.shape[0])
         except tf.errors.NotFoundError as error:
             raise FileNotFoundError(f"there is no file {path}") from error
@@ -231,7 +234,7 @@ class TFRecordFormat(FileFormat):
         if path.endswith(".gz"):
             _check_whole_gzip(path)
         if number == 1:
-            raise ValueError(f"{path}: expected at least one row, found none")
+            refuse_empty(path, on_error)
 
 
 def format_of(path: str) -> FileFormat:
@@ -289,8 +292,18 @@ def _check_examples(
         record = tf.strings.as_string(tf.cast(first, tf.int64) + row)
         return tf.strings.join([tf.strings.as_string(value), " of column ", name, " in record ", record, " of ", path])
 
-    checked = []
+    checked: list[tf.Tensor] = []
     names = [column.name for column in columns if not column.is_list]
+    for column in columns:
+        if column.role != "feature":
+            values = _of_example(lists[column.name], column)
+            legal = is_legal(values, column.role)
+
+            def illegal(values: tf.Tensor = values, legal: tf.Tensor = legal, name: str = column.name) -> tf.Tensor:
+                row = tf.where(~legal)[0, 0]
+                return received(values[row], name, row)
+
+            checked += require(tf.reduce_all(legal), f"expected {EXPECTED[column.role]}. Received", illegal)
     if names:
         lengths = tf.stack([lists[name].row_lengths() for name in names], axis=1)
 
@@ -314,27 +327,58 @@ def _check_examples(
     return checked
 
 
+def _good_records(
+    texts: npt.NDArray[Any], columns: Sequence[RawColumn], path: str, first: int, on_error: OnError
+) -> npt.NDArray[Any]:
+    """The serialised examples without those that are malformed, of which `on_error` is told."""
+    try:
+        _check_records(tf.constant(texts, tf.string), columns, path, first)
+        return texts
+    except MalformedRowError:
+        pass
+    kept = []
+    for number, text in enumerate(texts.tolist(), start=first):
+        try:
+            explain_records([text], columns, path, number)
+            kept.append(text)
+        except MalformedRowError as error:
+            on_error(error)
+    return np.array(kept, object)
+
+
+def _check_records(texts: tf.Tensor, columns: Sequence[RawColumn], path: str, first: int) -> None:
+    """As `explain_records`, fast where none is malformed."""
+    try:
+        parse_examples(texts, columns, path, first)
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter where TensorFlow's message has bytes
+        explain_records(texts.numpy().tolist(), columns, path, first)
+        raise ValueError(f"{path}, from record {first} on: {error}") from error
+
+
 def explain_records(texts: Sequence[bytes], columns: Sequence[RawColumn], path: str, first: int) -> None:
-    """Raise the error of the first of these records that has a malformed feature."""
+    """Raise the `MalformedRowError` of the first of these records that has a malformed feature."""
     fields = {"string": "bytes_list", "int64": "int64_list", "float32": "float_list"}
     for number, text in enumerate(texts, start=first):
         try:
             feature = tf.train.Example.FromString(text).features.feature
         except Exception as error:  # its type differs between versions of protobuf
-            raise ValueError(f"{path}, record {number}: expected a tf.train.Example ({error})") from error
+            problem = f"expected a tf.train.Example ({error})"
+            raise MalformedRowError(path, number, None, problem, "record") from error
         for column in columns:
-            field, where = fields[column.dtype], f"{path}, record {number}, column '{column.name}'"
             kind = feature[column.name].WhichOneof("kind") if column.name in feature else None
-            if kind is None:
-                continue
-            values = list(getattr(feature[column.name], kind).value)
-            if kind != field:
-                raise ValueError(f"{where}: expected {field}, received {kind} {values[:3]}")
-            if len(values) > 1 and not column.is_list:
-                raise ValueError(f"{where}: expected at most one value, received {len(values)}")
-            infinite = [value for value in values if column.dtype == "float32" and np.isinf(value)]
-            if infinite:
-                raise ValueError(f"{where}: expected {_FINITE}, received {infinite[0]}")
+            values = [] if kind is None else list(getattr(feature[column.name], kind).value)
+            infinite = [value for value in values if kind == "float_list" and np.isinf(value)]
+            wrong = None
+            if kind not in (None, fields[column.dtype]):
+                wrong = f"expected {fields[column.dtype]}, received {kind} {values[:3]}"
+            elif len(values) > 1 and not column.is_list:
+                wrong = f"expected at most one value, received {len(values)}"
+            elif infinite:
+                wrong = f"expected {_FINITE}, received {infinite[0]}"
+            elif column.role != "feature" and not (values and is_legal(tf.constant(values[0]), column.role)):
+                wrong = f"expected {EXPECTED[column.role]}, received {values[0] if values else 'none'}"
+            if wrong is not None:
+                raise MalformedRowError(path, number, column.name, wrong, "record")
 
 
 def _num_readable(records: tf.data.Dataset) -> int:

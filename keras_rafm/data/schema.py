@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_rafm.data._checks import Task, check_task
 from keras_rafm.data._column_counts import Progress, count_values
 from keras_rafm.data._files import PathLike
-from keras_rafm.data._raw import RawColumn, RawDType
+from keras_rafm.data._raw import EXPECTED, RawColumn, RawDType, Role, is_legal
 from keras_rafm.data._reading import raw_blocks, read_batches
 from keras_rafm.data._schema_files import LearntColumns, read_schema, write_schema
 from keras_rafm.data.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
@@ -256,9 +256,10 @@ class Schema:
         columns = [raw for name, column in self._columns.items() for raw in column.raw_columns(name)]
         if training and self._label is not None:
             dtype: RawDType = "string" if isinstance(self._positive_label, str) else "float32"
-            columns.append(RawColumn(self._label, dtype))
+            role: Role = "numeric_label" if self._task == "regression" else "binary_label"
+            columns.append(RawColumn(self._label, dtype, role=role if self._positive_label is None else "label"))
         if training and self._sample_weight is not None:
-            columns.append(RawColumn(self._sample_weight, "float32"))
+            columns.append(RawColumn(self._sample_weight, "float32", role="sample_weight"))
         return columns
 
     # What is learnt.
@@ -463,19 +464,15 @@ class Schema:
         if self._label is None:
             raise ValueError(_NO_LABEL)
         encoder = self.encoder()
-        tensors = as_raw_batch(raw, self.raw_columns(training=True))
-        inputs, labels = encoder(tensors), self._checked_labels(tensors[self._label])
-        if self._sample_weight is None:
-            return inputs, labels
-        weights = tensors[self._sample_weight]
-        legal = tf.math.is_finite(weights) & (weights >= 0)
-        checked = require(
-            tf.reduce_all(legal),
-            f"column '{self._sample_weight}': sample weights must be finite and at least 0. Received",
-            lambda: tf.boolean_mask(weights, ~legal)[0],
-        )
-        with tf.control_dependencies(checked):
-            return inputs, labels, tf.identity(weights[:, tf.newaxis])
+        columns = self.raw_columns(training=True)
+        tensors = as_raw_batch(raw, columns)
+        targets = [_legal(tensors[column.name], column) for column in columns if column.role != "feature"]
+        labels = targets[0]
+        if self._positive_label is not None:
+            labels = tf.cast(tf.equal(labels, tf.constant(self._positive_label, labels.dtype)), tf.float32)
+        elif self._task == "classification":
+            labels = tf.maximum(labels, 0.0)
+        return encoder(tensors), *(own[:, tf.newaxis] for own in (labels, *targets[1:]))
 
     def dataset(
         self,
@@ -607,23 +604,17 @@ class Schema:
             raise RuntimeError("the schema has learnt nothing yet: call `adapt` with training data, or `load` a saved one")
         return self._learnt
 
-    def _checked_labels(self, labels: tf.Tensor) -> tf.Tensor:
-        if self._positive_label is not None:
-            positive = tf.equal(labels, tf.constant(self._positive_label, labels.dtype))
-            legal = ~(tf.equal(labels, "") if labels.dtype == tf.string else tf.math.is_nan(labels))
-            result, expected = tf.cast(positive, tf.float32), "labels must not be missing"
-        elif self._task == "classification":
-            legal = tf.equal(labels, 0) | tf.equal(tf.abs(labels), 1)
-            result, expected = tf.maximum(labels, 0.0), "labels must be 0 and 1, or -1 and 1"
-        else:
-            legal, result, expected = tf.math.is_finite(labels), labels, "labels must be finite numbers"
-        checked = require(
-            tf.reduce_all(legal),
-            f"column '{self._label}': {expected}. Received",
-            lambda: tf.boolean_mask(labels, ~legal)[0],
-        )
-        with tf.control_dependencies(checked):
-            return tf.identity(result[:, tf.newaxis])
+
+def _legal(values: tf.Tensor, column: RawColumn) -> tf.Tensor:
+    """The same, once it is checked that the column may have them."""
+    legal = is_legal(values, column.role)
+    checked = require(
+        tf.reduce_all(legal),
+        f"column '{column.name}': expected {EXPECTED[column.role]}. Received",
+        lambda: tf.boolean_mask(values, ~legal)[0],
+    )
+    with tf.control_dependencies(checked):
+        return tf.identity(values)
 
 
 def _as_column(name: object, given: Column | str) -> Column:

@@ -70,7 +70,8 @@ WRITE = {"json": as_json, "csv": as_csv, "example": as_example}
 def columns(**options):
     lists = {"tags": Schema.string_categorical(multivalued=True), "ids": Schema.integer_categorical(multivalued=True)}
     flat = {"name": "string_categorical", "n": "integer_categorical", "x": "float"}
-    return Schema({**flat, **(lists if options.get("lists") else {})}, label="y").raw_columns(training=True)
+    own = {**flat, **(lists if options.get("lists") else {}), "y": "float"}
+    return Schema(own).raw_columns(training=False)
 
 
 def plain(tensor):
@@ -111,6 +112,26 @@ def test_csv_messages():
 def test_examples():
     parsed = ExampleParser(STREAM, columns(), None).parse([as_example(row(4)), b""], 1)
     assert list(map(plain, parsed)) == [[b"bob", b""], [4, MISSING_INTEGER], [0.5, None], [0.0, None]]
+
+
+LABELLED = {
+    "json": (JSONParser, [b'{"x": 1, "y": 1}', b'{"x": 1, "y": 2}', b'{"x": 1}', b'{"x": 1, "y": 0}']),
+    "csv": (lambda *args: CSVParser(*args, CSVFormat()), [b"1,1", b"1,2", b"1,", b"1,0"]),
+    "example": (ExampleParser, [as_example({**row(0), "y": y}) for y in (1, 2)] + [b"", as_example({**row(0), "y": 0})]),
+}
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_illegal_labels(kind):
+    parser, messages = LABELLED[kind]
+    own = Schema({"x": "float"}, label="y").raw_columns(training=True)
+    expected = r"column 'y': expected one of the labels 0 and 1, or -1 and 1, received "
+    with pytest.raises(MalformedMessageError, match=rf"message 2, {expected}'?2"):
+        parser(STREAM, own, None).parse(messages, 1)
+    told = []
+    _, y = parser(STREAM, own, told.append).parse(messages, 1)
+    assert plain(y) == [1.0, 0.0]
+    assert [(error.line, error.column) for error in told] == [(2, "y"), (3, "y")]
 
 
 WRONG = [

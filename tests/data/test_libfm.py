@@ -291,7 +291,7 @@ def assert_as_the_oracle_says(path, text):
         with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}, line {expected}: expected "):
             read_libfm(path, task="regression")
     elif not expected[0]:
-        with pytest.raises(ValueError, match="expected at least one sample"):
+        with pytest.raises(ValueError, match="expected at least one row"):
             read_libfm(path, task="regression")
     else:
         samples = read_libfm(path, task="regression")
@@ -455,7 +455,7 @@ def test_the_malformed_file_of_several_is_named(write):
 )
 def test_files_without_samples(write, text):
     good, empty = write(GOOD, "good"), write(text, "empty")
-    message = f"{empty}: expected at least one sample, found none"
+    message = f"{empty}: expected at least one row, found none"
     assert errors_of_both_readers(empty) == message
     assert errors_of_both_readers([good, empty]) == message
 

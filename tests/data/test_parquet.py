@@ -256,6 +256,9 @@ LATE = BLOCK_ROWS + 5
 def test_values_that_do_not_fit(write, array, dtype, problem):
     path = write(array)
     assert_both_say(path, schema_of(dtype), re.escape(f"{path}, row {LATE + 1}, column 'c': {problem}"))
+    skipped = SkippedRows()
+    assert sum(len(block["c"]) for block in schema_of(dtype).raw_dataset(path, training=False, on_error=skipped)) == LATE
+    assert skipped.summary().splitlines()[1:] == [f"{path}, row {LATE + 1}, column 'c': {problem}"]
 
 
 def test_values_in_lists_that_do_not_fit(write):
@@ -264,8 +267,9 @@ def test_values_in_lists_that_do_not_fit(write):
     message = r"row 5, column 'c': expected UTF-8, received b'\\xff'"
     assert_both_say(path, schema_of("string", True), message)
     skipped = SkippedRows()
-    assert_both_say(path, schema_of("string", True), message, on_error=skipped)
-    assert len(skipped) == 0
+    (block,) = schema_of("string", True).raw_dataset(path, training=False, on_error=skipped)
+    assert block["c"].to_list() == [[b"a", b"b"], [], [], [b"c"], [b"e"]]
+    assert skipped.per_file == {str(path): 1}
 
 
 def test_absent_columns_and_two_of_a_name(tmp_path):

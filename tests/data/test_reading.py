@@ -222,9 +222,9 @@ def many_samples(num_samples=300, seed=0, num_features=50):
     return Samples(ids, values, rng.integers(0, 2, num_samples).astype(np.float32))
 
 
-def libfm_schema():
+def libfm_schema(task="classification"):
     ids = Schema.integer_categorical(multivalued=True, weights="values", missing="ignore", num_oov_indices=0)
-    return Schema({"ids": ids}, label="label")
+    return Schema({"ids": ids}, label="label", task=task)
 
 
 @pytest.mark.parametrize("suffix", ["libfm", "libfm.gz", "svm"])
@@ -740,7 +740,6 @@ LIBFM_WRONG = {
     "1 2:x": "expected a finite float32 value after the colon, received '2:x'",
     "1 2:1e39": "expected a finite float32 value after the colon, received '2:1e39'",
     f"1 {FULL}:1": f"expected an integer id from 0 to {FULL - 1}, received '{FULL}:1'",
-    "2 2:1": "expected one of the labels -1, 0 and 1, received '2'",
     "1 -2:1": f"expected an integer id from 0 to {FULL - 1}, received '-2:1'",
 }
 
@@ -750,6 +749,21 @@ def test_malformed_lines_of_libfm(tmp_path, line):
     path = tmp_path / "some.libfm"
     path.write_text(f"1 1:1\n{line}\n0 2:1\n")
     assert_both_say(libfm_schema(), path, f"{path}, line 2: {LIBFM_WRONG[line]}")
+
+
+def test_labels_of_libfm(tmp_path):
+    """They are those of the schema's task, and any where no labels are asked for."""
+    path = tmp_path / "some.libfm"
+    path.write_text("1 1:1\n2 1:1\n-1 2:1\n0 1:1\n")
+    libfm_schema().adapt(path)
+    (block,) = libfm_schema(task="regression").raw_dataset(path)
+    assert block["label"].numpy().tolist() == [1, 2, -1, 0]
+    with pytest.raises(tf.errors.OpError, match="line 2: expected one of the labels -1, 0 and 1, received '2'"):
+        list(libfm_schema().raw_dataset(path))
+    skipped = SkippedRows()
+    blocks = list(libfm_schema().raw_dataset(path, on_error=skipped))
+    assert np.concatenate([block["label"] for block in blocks]).tolist() == [1, 0]
+    assert [line.partition(": ")[0] for line in skipped.summary().splitlines()[1:]] == [f"{path}, line {n}" for n in (2, 4)]
 
 
 # --- rows left out
@@ -792,13 +806,13 @@ def test_rows_left_out_of_libfm(tmp_path, block_bytes):
     schema, skipped, file_format = libfm_schema(), SkippedRows(), LibFMFormat(block_bytes=block_bytes)
     schema.adapt(path, file_format=file_format, on_error=skipped)
     assert schema.vocabulary("ids") == ["7", "1"]
-    assert schema.counts.tolist() == [5, 1]
+    assert schema.counts.tolist() == [4, 1]
     expected = [f"{path}, line {2 * n}: {problem}" for n, problem in enumerate(LIBFM_WRONG.values(), start=1)]
     assert skipped.summary().splitlines()[1:-1] == expected
-    assert len(skipped) == 6
+    assert len(skipped) == 5
     rows = listed(schema.dataset(path, 4, file_format=file_format, on_error=skipped))
-    assert rows == [([(1, 1.0)], 1.0)] + [([(0, 2.0)], 1.0)] * 5
-    assert len(skipped) == 12
+    assert rows == [([(1, 1.0)], 1.0)] + [([(0, 2.0)], 1.0)] * 4
+    assert len(skipped) == 10
 
 
 def test_rows_are_not_left_out_of_data_in_memory():
@@ -915,7 +929,7 @@ def test_mutated_libfm_text(tmp_path):
     """An answer or a ValueError each time, both those of a parser of single lines."""
     path = tmp_path / "some.libfm"
     rng = random.Random(1)
-    columns = {column.name: column for column in libfm_schema().raw_columns(training=True)}
+    columns = {column.name: column for column in libfm_schema(task="regression").raw_columns(training=True)}
     asked = [columns[name] for name in ("ids", "values", "label")]
     outcomes = collections.Counter()
     with open(path, "wb", buffering=0) as file:
@@ -925,13 +939,14 @@ def test_mutated_libfm_text(tmp_path):
             file.truncate()
             file.write(text)
             zero_based = rng.random() < 0.7
-            file_format = LibFMFormat("regression", zero_based, rng.choice([1, 3, 10, 40, 1 << 19]))
+            file_format = LibFMFormat(zero_based, rng.choice([1, 3, 10, 40, 1 << 19]))
             rows, wrong = oracle(text, zero_based)
             errors = []
             if not rows and not wrong:
-                for on_error in (None, errors.append):
-                    with pytest.raises(ValueError, match="expected at least one sample, found none"):
-                        list(file_format.blocks(str(path), asked, on_error))
+                with pytest.raises(ValueError, match="expected at least one row, found none"):
+                    list(file_format.blocks(str(path), asked, None))
+                assert list(file_format.blocks(str(path), asked, errors.append)) == []
+                assert list(map(str, errors)) == [f"{path}: expected at least one row, found none"]
                 outcomes["empty"] += 1
                 continue
             assert rows_of_blocks(file_format.blocks(str(path), asked, errors.append)) == rows, text

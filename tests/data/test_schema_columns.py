@@ -235,16 +235,26 @@ def test_labels(in_graph):
 @pytest.mark.parametrize(
     ("labels", "weights", "options", "message"),
     [
-        ([1.0, 2.0], None, {}, "column 'y': labels must be 0 and 1, or -1 and 1. Received 2"),
-        ([1.0, 0.5], None, {}, "column 'y': labels must be 0 and 1, or -1 and 1. Received 0.5"),
-        ([1.0, math.nan], None, {}, "column 'y': labels must be 0 and 1, or -1 and 1. Received nan"),
-        ([math.nan], None, {"positive_label": 1}, "column 'y': labels must not be missing. Received nan"),
-        (["a", ""], None, {"positive_label": "a"}, "column 'y': labels must not be missing. Received"),
-        ([math.nan], None, {"task": "regression"}, "column 'y': labels must be finite numbers. Received nan"),
-        ([math.inf], None, {"task": "regression"}, "column 'y': labels must be finite numbers. Received inf"),
-        ([1.0, 1.0], [1.0, math.nan], {}, "column 'w': sample weights must be finite and at least 0. Received nan"),
-        ([1.0, 1.0], [-0.5, 1.0], {}, "column 'w': sample weights must be finite and at least 0. Received -0.5"),
-        ([1.0, 1.0], [math.inf, 1.0], {}, "column 'w': sample weights must be finite and at least 0. Received inf"),
+        ([1.0, 2.0], None, {}, "column 'y': expected one of the labels 0 and 1, or -1 and 1. Received 2"),
+        ([1.0, 0.5], None, {}, "column 'y': expected one of the labels 0 and 1, or -1 and 1. Received 0.5"),
+        ([1.0, math.nan], None, {}, "column 'y': expected one of the labels 0 and 1, or -1 and 1. Received nan"),
+        ([math.nan], None, {"positive_label": 1}, "column 'y': expected a label, which must not be missing. Received nan"),
+        (["a", ""], None, {"positive_label": "a"}, "column 'y': expected a label, which must not be missing. Received"),
+        ([math.nan], None, {"task": "regression"}, "column 'y': expected a label that is a finite number. Received nan"),
+        ([math.inf], None, {"task": "regression"}, "column 'y': expected a label that is a finite number. Received inf"),
+        (
+            [1.0, 1.0],
+            [1.0, math.nan],
+            {},
+            "column 'w': expected a finite sample weight of at least 0. Received nan",
+        ),
+        ([1.0, 1.0], [-0.5, 1.0], {}, "column 'w': expected a finite sample weight of at least 0. Received -0.5"),
+        (
+            [1.0, 1.0],
+            [math.inf, 1.0],
+            {},
+            "column 'w': expected a finite sample weight of at least 0. Received inf",
+        ),
     ],
 )
 def test_wrong_labels_and_sample_weights(labels, weights, options, message, in_graph):

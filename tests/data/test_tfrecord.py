@@ -218,7 +218,7 @@ def test_no_examples(tmp_path):
 def test_empty_examples_are_rows_without_values(tmp_path):
     path = tmp_path / "some.tfrecord"
     write_records(path, [b"", example(), example(n=("int64",)), example(**GOOD)])
-    (block,) = small_schema().raw_dataset(path)
+    (block,) = small_schema().raw_dataset(path, training=False)
     assert block["n"].numpy().tolist() == [MISSING_INTEGER] * 3 + [1]
     assert block["tags"].to_list() == [[], [], [], [b"a", b"b"]]
 

@@ -1,0 +1,147 @@
+"""Labels and sample weights that a file of any format must not have: told where they are, or left out."""
+
+import math
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from keras_rafm import RaFMLayer, RaFMModel, RankPlan
+from keras_rafm.data import Schema, SkippedRows, write_tfrecord
+
+#: What counts rows in a file, and the number of its first one.
+UNITS = {"csv": ("line", 2), "parquet": ("row", 1), "avro": ("record", 1), "tfrecord": ("record", 1)}
+BINARY = "expected one of the labels 0 and 1, or -1 and 1"
+WEIGHT = "expected a finite sample weight of at least 0"
+
+CASES = {
+    "class": ({}, "y", [1, 0, 2, 1, None, 0], [2, 4], BINARY),
+    "number": ({"task": "regression"}, "y", [0.5, None, -3, 7, 1, 2], [1], "expected a label that is a finite number"),
+    "name": (
+        {"positive_label": "yes"},
+        "y",
+        ["yes", "", "no", None, "yes", "no"],
+        [1, 3],
+        "expected a label, which must not",
+    ),
+    "named number": ({"positive_label": 3}, "y", [3, 1, None, 3, 1, 2], [2], "expected a label, which must not be missing"),
+    "weight": ({"sample_weight": "w"}, "w", [1, 0.5, -0.25, 0, None, 3], [2, 4], WEIGHT),
+}
+
+
+def write(path, columns, schema):
+    suffix = path.suffix[1:]
+    if suffix == "csv":
+        rows = zip(*columns.values(), strict=True)
+        lines = [",".join("" if value is None else str(value) for value in row) for row in rows]
+        path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    elif suffix == "parquet":
+        pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), path)
+    elif suffix == "avro":
+        kinds = {
+            name: "string" if any(isinstance(v, str) for v in values) else "double" for name, values in columns.items()
+        }
+        fields = [{"name": name, "type": ["null", kind]} for name, kind in kinds.items()]
+        with path.open("wb") as file:
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, rows)
+    else:
+        of_kind = {"string": ("", str), "float32": (math.nan, np.float32)}
+        raw = {}
+        for column in schema.raw_columns(training=True):
+            missing, kind = of_kind[column.dtype]
+            raw[column.name] = [missing if value is None else kind(value) for value in columns[column.name]]
+        write_tfrecord(path, raw, schema)
+
+
+@pytest.fixture(params=UNITS)
+def suffix(request):
+    return request.param
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_illegal_ones_are_told_where_they_are_or_left_out(tmp_path, case, suffix):
+    options, name, values, wrong, problem = CASES[case]
+    schema = Schema({"user": "string_categorical"}, label="y", **options)
+    columns = {"user": [*"abcabc"], "y": [0, 1] * 3, **({"w": [1] * 6} if "sample_weight" in options else {}), name: values}
+    path = tmp_path / f"some.{suffix}"
+    write(path, columns, schema)
+    schema.adapt(path)  # which reads neither
+    assert len(list(schema.dataset(path, 6, training=False))) == 1
+
+    unit, first = UNITS[suffix]
+    with pytest.raises(tf.errors.OpError) as raised:
+        list(schema.dataset(path, 6))
+    assert problem in str(raised.value)
+    assert str(path) in str(raised.value)
+    place = f"{unit} {first + wrong[0]}"
+    assert f"{place}, column '{name}'" in str(raised.value) or f"column {name} in {place} of" in str(raised.value)
+
+    skipped = SkippedRows()
+    ((inputs, labels, *weights),) = schema.dataset(path, 6, on_error=skipped)
+    kept = [number for number in range(6) if number not in wrong]
+    np.testing.assert_array_equal(inputs["ids"], schema({"user": [[*"abcabc"][number] for number in kept]})["ids"])
+    of_weights = dict(zip(["w"], weights, strict=False))
+    assert len(labels) == 6 - len(wrong)
+    assert of_weights == {} or of_weights["w"][:, 0].numpy().tolist() == [values[number] for number in kept]
+    told = skipped.summary().splitlines()
+    assert told[0] == f"{len(wrong)} rows were left out: {len(wrong)} of {path}"
+    assert len(told) == 1 + len(wrong)
+    for line, number in zip(told[1:], wrong, strict=True):
+        assert line.startswith(f"{path}, {unit} {first + number}, column '{name}': {problem}")
+
+
+def test_fit_says_where(tmp_path, suffix):
+    schema = Schema({"user": "string_categorical"}, label="y")
+    path = tmp_path / f"some.{suffix}"
+    write(path, {"user": [*"abcabc"], "y": [0, 1, 1, 0, 3, 1]}, schema)
+    schema.adapt(path)
+    inputs = schema.inputs()
+    model = RaFMModel(inputs, RaFMLayer(RankPlan.from_counts(schema.counts, (2, 4), (2,)))(inputs))
+    model.compile("sgd", "mse")
+    unit, first = UNITS[suffix]
+    with pytest.raises(tf.errors.OpError, match=f"{unit} {first + 4}"):
+        model.fit(schema.dataset(path, 2), verbose=0, shuffle=False)
+    model.fit(schema.dataset(path, 2, num_rows=5, on_error=SkippedRows()), verbose=0, shuffle=False)
+
+
+def test_every_row_left_out(tmp_path, suffix):
+    schema = Schema({"user": "string_categorical"}, label="y")
+    good, bad = tmp_path / f"good.{suffix}", tmp_path / f"bad.{suffix}"
+    write(good, {"user": ["a", "b"], "y": [0, 1]}, schema)
+    write(bad, {"user": ["c"] * 3, "y": [2, 3, 4]}, schema)
+    schema.adapt(good)
+    skipped = SkippedRows()
+    for shuffle in (False, True):
+        rows = sum(len(labels) for _, labels in schema.dataset([bad, good, bad], 2, shuffle=shuffle, on_error=skipped))
+        assert rows == 2
+    assert skipped.per_file == {str(bad): 12}
+    assert list(schema.dataset(bad, 2, on_error=skipped)) == []
+
+
+def test_empty_files_beside_others(tmp_path, suffix):
+    """As Spark writes them: an error that names the file, or left out."""
+    schema = Schema({"user": "string_categorical"}, label="y")
+    full, empty = tmp_path / f"full.{suffix}", tmp_path / f"empty.{suffix}"
+    write(full, {"user": ["a", "b"], "y": [0, 1]}, schema)
+    if suffix == "parquet":
+        pq.write_table(pq.read_table(full).slice(0, 0), empty)
+    else:
+        write(empty, {"user": [], "y": []}, schema)
+    if suffix == "avro":
+        write(empty, {"user": ["a"], "y": [0.0]}, schema)
+        with full.open("rb") as source:
+            own_schema = fastavro.reader(source).writer_schema
+        with empty.open("wb") as target:
+            fastavro.writer(target, own_schema, [])
+    with pytest.raises(ValueError, match=rf"empty\.{suffix}: expected at least one row, found none"):
+        schema.adapt([full, empty])
+    skipped = SkippedRows()
+    schema.adapt([empty, full], on_error=skipped)
+    assert schema.vocabulary("user") == ["[UNSEEN]", "[MISSING]", "a", "b"]
+    assert skipped.summary() == f"files without rows: {empty}"
+    assert (len(skipped), skipped.empty_files, skipped.per_file) == (1, [str(empty)], {})
+    assert [len(labels) for _, labels in schema.dataset([empty, full], 8, on_error=skipped)] == [2]
