@@ -52,7 +52,7 @@ class SkippedRows:
             lines.append(f"files without rows: {', '.join(self._empty_files)}")
         number = self._per_file.total()
         if number:
-            files = ", ".join(f"{own:,} of {path}" for path, own in self._per_file.items())
-            lines += [f"{number:,} rows were left out: {files}", *self._first]
+            files = ", ".join(f"{path} {own:,}" for path, own in self._per_file.items())
+            lines += [f"rows left out: {number:,}, of {files}", *self._first]
             lines += ["…"] if number > len(self._first) else []
         return "\n".join(lines)

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from cli_runs import COLUMNS, NUM_TEST, command, done, ended, process_of, write_csv
+from cli_runs import COLUMNS, MODEL, NUM_TEST, command, done, ended, process_of, write_csv
 from sklearn.metrics import log_loss, roc_auc_score
 
 from keras_rafm.cli.measuring import _auc, _metrics
@@ -192,7 +193,42 @@ def test_damage_leaves_no_half_predictions(trained, data, tmp_path):
         assert (result.code, "--output must be a file" in result.err) == (2, True)
     result = done("predict", trained[0], "--data", folder / "number.csv", "--on-error", "skip")
     assert len(result.out.splitlines()) == NUM_TEST + 1
-    assert "1 rows were left out" in result.err
+    assert "rows left out: 1, of" in result.err
+
+
+def test_damage_found_while_training_is_named(trained, data, tmp_path):
+    """In validation data that are not held in memory: nobody reads them to their end before."""
+    schema = RunDirectory(trained[0]).schema()
+    raw = next(iter(schema.raw_dataset(data / "train.csv")))
+    good, damaged = tmp_path / "good.tfrecord", tmp_path / "damaged.tfrecord"
+    write_tfrecord(good, raw, schema)
+    write_tfrecord(damaged, [raw] * 80, schema)
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1000] + bytes([whole[-1000] ^ 4]) + whole[-999:])
+    files = ("--train", good, "--validation", damaged)
+    result = command("train", *files, *COLUMNS, *MODEL, "--memory-limit-mb", 1, "--output", tmp_path / "run")
+    assert result.code == 2
+    assert re.search(r"damaged\.tfrecord, record 4\d{4}: damaged, cut off or no TFRecord", result.lines()[-1])
+
+
+def test_rows_and_files_left_out_are_told(data, tmp_path):
+    text = (data / "train.csv").read_text().splitlines()
+    text[5:5] = ["u1,1,a,1,7", "u1,1,a,1,"]
+    full, empty = tmp_path / "a.csv", tmp_path / "b.csv"
+    full.write_text("\n".join(text) + "\n")
+    empty.write_text("")
+    words = ("train", "--train", tmp_path / "*.csv", *COLUMNS, *MODEL, "--epochs", 1)
+    refused = command(*words, "--output", tmp_path / "one")
+    assert (refused.code, f"{empty}: expected at least one row, found none" in refused.lines()[-1]) == (2, True)
+    told = done(*words, "--output", tmp_path / "two", "--on-error", "skip").err
+    expected = "column 'clicked': expected one of the labels 0 and 1, or -1 and 1, received"
+    lines = (
+        f"files without rows: {empty}",
+        f"rows left out: 2, of {full} 2",
+        *(f"{full}, line {n}, {expected}" for n in (6, 7)),
+    )
+    for line in lines:
+        assert told.count(line) == 1
 
 
 def test_rows_to_predict_need_no_labels(trained, data, scores, tmp_path):

@@ -88,7 +88,7 @@ def test_illegal_ones_are_told_where_they_are_or_left_out(tmp_path, case, suffix
     assert len(labels) == 6 - len(wrong)
     assert of_weights == {} or of_weights["w"][:, 0].numpy().tolist() == [values[number] for number in kept]
     told = skipped.summary().splitlines()
-    assert told[0] == f"{len(wrong)} rows were left out: {len(wrong)} of {path}"
+    assert told[0] == f"rows left out: {len(wrong)}, of {path} {len(wrong)}"
     assert len(told) == 1 + len(wrong)
     for line, number in zip(told[1:], wrong, strict=True):
         assert line.startswith(f"{path}, {unit} {first + number}, column '{name}': {problem}")

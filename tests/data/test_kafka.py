@@ -333,7 +333,7 @@ def test_train_from_kafka_exports_and_goes_on(cluster, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"1", "2"}
-    assert "1 rows were left out: 1 of Kafka topic 'example'" in result.stdout
+    assert "rows left out: 1, of Kafka topic 'example' 1" in result.stdout
     serve = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["serving_default"]
     assert serve is not None
 

@@ -779,7 +779,7 @@ def test_rows_left_out_of_text(tmp_path):
     assert len(skipped) == 4
     assert skipped.per_file == {str(bad): 4}
     lines = skipped.summary().splitlines()
-    assert lines[0] == f"4 rows were left out: 4 of {bad}"
+    assert lines[0] == f"rows left out: 4, of {bad} 4"
     assert lines[1] == f"{bad}, line 3, column 'n': expected an integer, received 'x'"
     assert len(lines) == 5
 
@@ -826,7 +826,7 @@ def test_nothing_left_out_and_much():
     for line in range(1200):
         skipped(MalformedRowError("a.csv" if line % 3 else "b.csv", line, None, "wrong"))
     lines = skipped.summary().splitlines()
-    assert lines[0] == "1,200 rows were left out: 400 of b.csv, 800 of a.csv"
+    assert lines[0] == "rows left out: 1,200, of b.csv 400, a.csv 800"
     assert len(lines) == 12
     assert lines[-1] == "…"
 
