@@ -1,9 +1,9 @@
 """Reading raw columns from files: `python -m benchmarks.reading`.
 
 It writes the same rows, a label and ten string columns of log-uniform values (2 to 1,000,000 of them), to a temporary
-directory as CSV, CSV with quotes, gzip CSV, Parquet, TFRecord and, as ids, libFM text. Of each file it takes the rows per
-second that are read as raw columns, that are mapped by an adapted `Schema`, and that go through `RaFMModel.fit`.
-The start of an iteration, some tenths of a second for the graph, is in all of them.
+directory as CSV, CSV with quotes, gzip CSV, Parquet, TFRecord, Avro and, as ids, libFM text. Of each file it takes the rows
+per second that are read as raw columns, that are mapped by an adapted `Schema`, and that go through `RaFMModel.fit`. The
+start of an iteration, some tenths of a second for the graph, is in all of them.
 
 Peers, where they are installed, read or map the same files in turn with it in the same process; the ratios are of rows per
 second of one run: above 1, this package is faster.
@@ -27,7 +27,7 @@ import numpy as np
 
 _ROWS, _COLUMNS, _BATCH, _STEPS_PER_EXECUTION, _RANKS = 1_000_000, 10, 4096, 16, (8, 32)
 _ROWS_AT_ONCE = 100_000
-_KINDS = ("csv", "quoted.csv", "csv.gz", "parquet", "tfrecord", "libfm")
+_KINDS = ("csv", "quoted.csv", "csv.gz", "parquet", "tfrecord", "avro", "libfm")
 _NAMES = [f"c{number}" for number in range(_COLUMNS)]
 
 
@@ -92,6 +92,8 @@ def write_files(folder: Path, num_rows: int, kinds: list[str]) -> dict[str, Path
     if "tfrecord" in paths:
         batches = ({name: table[name].to_numpy() for name in names} for table in tables())
         write_tfrecord(paths["tfrecord"], ({**b, "label": b["label"].astype(np.float32)} for b in batches), _schema())
+    if "avro" in paths:
+        _write_avro(paths["avro"], (row for table in tables() for row in table.to_pylist()))
     if "libfm" in paths:
         first_ids = np.cumsum(sizes + 1) - sizes - 1
         write_libfm(paths["libfm"], Samples(ids + first_ids, np.ones(ids.shape, np.float32), labels.astype(np.float32)))
@@ -101,6 +103,14 @@ def write_files(folder: Path, num_rows: int, kinds: list[str]) -> dict[str, Path
         else:
             path.unlink()
     return paths
+
+
+def _write_avro(path: Path, rows: Iterable[Any]) -> None:
+    import fastavro
+
+    fields = [{"name": "label", "type": "long"}, *({"name": name, "type": ["null", "string"]} for name in _NAMES)]
+    with path.open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, rows)
 
 
 def _schema(kind: str = "csv") -> Any:
@@ -147,8 +157,8 @@ def _read(dataset: Iterable[Any]) -> None:
         pass
 
 
-def _fitting(schema: Any, dataset: Any) -> Callable[[], object]:
-    """One epoch of a compiled model, its graphs made before."""
+def compiled_model(schema: Any, steps_per_execution: int = 1) -> Any:
+    """A RaFM of two levels."""
     import keras
 
     from keras_rafm import RaFMLayer, RaFMModel, RankPlan
@@ -158,7 +168,13 @@ def _fitting(schema: Any, dataset: Any) -> Callable[[], object]:
     inputs = schema.inputs()
     model = RaFMModel(inputs, RaFMLayer(plan)(inputs))
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(SparseAdagrad(0.05), loss, steps_per_execution=_STEPS_PER_EXECUTION)
+    model.compile(SparseAdagrad(0.05), loss, steps_per_execution=steps_per_execution)
+    return model
+
+
+def _fitting(schema: Any, dataset: Any) -> Callable[[], object]:
+    """One epoch of a compiled model, its graphs made before."""
+    model = compiled_model(schema, _STEPS_PER_EXECUTION)
 
     def fit(data: Any = dataset) -> None:
         model.fit(data, epochs=1, verbose=0, shuffle=False)
@@ -177,6 +193,8 @@ def _raw_peer(kind: str, path: Path) -> tuple[str, Callable[[], object] | None]:
 
         fields = {"label": tf.TensorSpec([], tf.int64), **{name: tf.TensorSpec([], tf.string) for name in _NAMES}}
         return "tfio from_parquet", lambda: _read(tfio.IODataset.from_parquet(str(path), fields).batch(_BATCH))
+    if kind == "avro":
+        return "fastavro alone", lambda: _read_avro(path)
     if kind == "tfrecord":
         features = {name: tf.io.FixedLenFeature([], tf.string, "") for name in _NAMES}
         features["label"] = tf.io.FixedLenFeature([], tf.float32)
@@ -184,6 +202,13 @@ def _raw_peer(kind: str, path: Path) -> tuple[str, Callable[[], object] | None]:
         peer = records.map(lambda texts: tf.io.parse_example(texts, features), tf.data.AUTOTUNE)
         return "parse_example, FixedLenFeature", lambda: _read(peer)
     return "", None
+
+
+def _read_avro(path: Path) -> None:
+    import fastavro
+
+    with path.open("rb") as file:
+        _read(fastavro.reader(file))
 
 
 def _mapping_peer(kind: str, path: Path, schema: Any) -> tuple[str, Callable[[], object] | None]:

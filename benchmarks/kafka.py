@@ -1,0 +1,149 @@
+"""Reading from Kafka: `python -m benchmarks.kafka`.
+
+It sends messages of a label and ten string columns, as JSON, CSV and `tf.train.Example`, to librdkafka's mock cluster in
+this process, and takes the messages per second from the first batch to the last, as the schema maps them and through
+`RaFMModel.fit`. The peer takes the same messages by the same operation of tensorflow-io and leaves them as they are: the
+ratio is what is left of its speed. Joining a group, some 3 seconds, is not in the figures.
+
+Needs tensorflow-io and confluent-kafka (the extras `io` and `test`). The mock cluster holds 5 MB per partition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reading import compiled_model
+
+_MESSAGES, _COLUMNS, _BATCH = 40_000, 10, 1024
+_NAMES = [f"c{number}" for number in range(_COLUMNS)]
+_FORMATS = ("json", "csv", "example")
+_QUICK = {"stream_timeout_ms": 6000, "poll_timeout_ms": 200}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=_MESSAGES)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    import tensorflow as tf
+    from confluent_kafka import Producer
+
+    from keras_rafm.data import Schema, kafka_dataset
+
+    rows = _rows(options.messages)
+    schema = Schema(dict.fromkeys(_NAMES, "string_categorical"), label="label")
+    schema.adapt({name: [row[name] for row in rows] for name in _NAMES})
+    owner = Producer({"test.mock.num.brokers": 1, "log_level": 0})  # the cluster lives as long as it
+    (broker,) = owner.list_topics(timeout=10).brokers.values()
+    server = f"{broker.host}:{broker.port}"
+    producer = Producer({"bootstrap.servers": server, "log_level": 0})
+    loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(
+        f"{options.messages:,} messages, TensorFlow {tf.__version__}, {os.cpu_count()} processors, loads before: {loads}\n"
+    )
+    print("| messages | mapped, messages/s | fit | messages alone | ratio of mapped | of fit |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for message_format in _FORMATS:
+        for number, row in enumerate(rows):
+            producer.produce(message_format, value=_message(row, message_format), key=str(number))
+            producer.poll(0)
+        assert producer.flush(60) == 0
+        model = compiled_model(schema)
+
+        def mapped(message_format: Any = message_format) -> Any:
+            return kafka_dataset(schema, message_format, server, _BATCH, message_format=message_format, **_QUICK)
+
+        jobs: dict[str, Callable[[], float]] = {
+            "mapped": lambda mapped=mapped: _seconds(mapped(), lambda batch: len(batch[1]), options.messages),
+            "fit": lambda mapped=mapped, model=model: _fit_seconds(model, mapped(), options.messages),
+            "alone": lambda topic=message_format: _seconds(_messages(topic, server), len, options.messages),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in jobs}
+        for _ in range(options.runs):
+            for name, job in jobs.items():
+                speeds[name].append(options.messages / job())
+        cells = [f"{statistics.median(speeds[name]):,.0f}" for name in jobs]
+        for name in ("mapped", "fit"):
+            ratios = [own / peer for own, peer in zip(speeds[name], speeds["alone"], strict=True)]
+            cells.append(f"{statistics.median(ratios):.2f}")
+        print(f"| {' | '.join([message_format, *cells])} |", flush=True)
+
+
+def _rows(number: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(0)
+    sizes = np.geomspace(2, 1_000_000, _COLUMNS)
+    ids = (np.exp(draw.random((number, _COLUMNS)) * np.log(sizes + 1)) - 1).astype(np.int64).tolist()
+    labels = draw.integers(0, 2, number).tolist()
+    return [
+        {**{name: f"v{value}" for name, value in zip(_NAMES, row, strict=True)}, "label": label}
+        for row, label in zip(ids, labels, strict=True)
+    ]
+
+
+def _message(row: dict[str, Any], message_format: str) -> bytes:
+    import tensorflow as tf
+
+    if message_format == "json":
+        return json.dumps(row).encode()
+    if message_format == "csv":
+        return ",".join(map(str, row.values())).encode()
+    example = tf.train.Example()
+    for name in _NAMES:
+        example.features.feature[name].bytes_list.value.append(row[name].encode())
+    example.features.feature["label"].float_list.value.append(row["label"])
+    content: bytes = example.SerializeToString()
+    return content
+
+
+def _messages(topic: str, server: str) -> Iterable[Any]:
+    """Polls of raw messages."""
+    from keras_rafm.data.kafka import _Consumer
+
+    settings = {"bootstrap.servers": server, "group.id": f"alone-{time.time_ns()}", "auto.offset.reset": "earliest"}
+    consumer = _Consumer([topic], {**settings, "batch.num.messages": str(_BATCH)}, _QUICK["poll_timeout_ms"])
+    try:
+        while True:
+            yield consumer.poll()
+    finally:
+        consumer.close()
+
+
+def _seconds(batches: Iterable[Any], length: Callable[[Any], int], number: int) -> float:
+    """From the first batch with messages until there were so many."""
+    seen, began = 0, None
+    for batch in batches:
+        seen += length(batch)
+        began = time.perf_counter() if began is None and seen else began
+        if seen >= number:
+            break
+    assert began is not None
+    return time.perf_counter() - began
+
+
+def _fit_seconds(model: Any, batches: Any, number: int) -> float:
+    """The same of `fit`."""
+    import keras
+
+    times: list[float] = []
+
+    class Clock(keras.callbacks.Callback):
+        """Notes when batches end."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            """One more."""
+            times.append(time.perf_counter())
+
+    model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[Clock()])
+    return (times[-1] - times[0]) * number / (number - _BATCH)
+
+
+if __name__ == "__main__":
+    main()
