@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data import _blocks
 from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb
 from keras_rafm.data._files import files_of, is_remote
 from keras_rafm.data._raw import RawColumn
-from keras_rafm.data._reading import one_format
+from keras_rafm.data._reading import eager_blocks, one_format
+from keras_rafm.data._refused_rows import explain_rows
 from keras_rafm.data.columns import Column
 from keras_rafm.data.encoder import as_raw_batch
-from keras_rafm.data.formats import CSVFormat, FileFormat, OnError, ParquetFormat, PythonFormat
+from keras_rafm.data.formats import CSVFormat, FileFormat, OnError, ParquetFormat
 from keras_rafm.data.value_counts import ValueCounter, ValueCounts
 
 _MEMORY_LIMIT: Final = "500MB"
@@ -66,17 +67,19 @@ def _count_files(
     progress: Progress | None,
 ) -> dict[str, ValueCounts]:
     files = files_of(paths)
-    reader = one_format(files, file_format)
+    reader = one_format(files, file_format).fitted_to(files[0], raw_columns)
     if on_error is None:
         counted = _count_out_of_core(columns, files, reader, progress)
         if counted is not None:
             return counted
-    batches: Iterable[Any]
-    if isinstance(reader, PythonFormat):  # not by way of tf.data, where an error would lose its type
-        batches = _eager_blocks(reader, files, raw_columns, on_error)
-    else:
-        batches = _graph_blocks(reader, files, raw_columns, on_error)
-    return _count_batches(columns, raw_columns, batches, progress)
+    blocks = itertools.chain.from_iterable(eager_blocks(file, raw_columns, reader, on_error) for file in files)
+    try:
+        return _count_batches(columns, raw_columns, blocks, progress)
+    except tf.errors.InvalidArgumentError:
+        for file in files:
+            blocks_of_file = eager_blocks(file, raw_columns, reader, on_error)
+            explain_rows(file, blocks_of_file, lambda raw: [own.parts(dict(raw), name) for name, own in columns.items()])
+        raise
 
 
 def _count_out_of_core(
@@ -99,32 +102,6 @@ def _count_out_of_core(
         return count_files_with_duckdb(columns, files, grammar, memory_limit=_MEMORY_LIMIT, progress=steps)
     except DuckDBCountError:
         return None
-
-
-def _eager_blocks(
-    reader: PythonFormat, files: Sequence[str], raw_columns: list[RawColumn], on_error: OnError | None
-) -> Iterator[Any]:
-    for file in files:
-        blocks = reader.blocks(file, raw_columns, on_error)
-        for texts, arrays in _blocks.as_arrays(blocks, raw_columns, reader.shares_text):
-            yield _blocks.as_raw_columns(texts, arrays, raw_columns)
-
-
-def _graph_blocks(
-    reader: FileFormat, files: Sequence[str], raw_columns: list[RawColumn], on_error: OnError | None
-) -> Iterator[Any]:
-    opener = reader.opener(raw_columns, on_error)
-    for file in files:
-        empty = True
-        try:
-            for block in opener(tf.constant(file)):
-                empty = False
-                yield block
-        except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file
-            reader.explain(file, raw_columns, on_error)
-            raise
-        if empty or file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
-            reader.explain(file, raw_columns, on_error)
 
 
 def _count_batches(

@@ -25,15 +25,16 @@ def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
     Args:
         path_or_paths: Files, folders (of which all files are meant whose names don't begin with a dot or an underscore) and
             patterns such as `"train/*.parquet"`, one or several. A `*` or `?` at the start of a pattern's last part means
-            no such name either. Paths such as `gs://…` go through TensorFlow's file systems; for `s3://`, `az://`,
-            `http://`, `https://` and `hdfs://`, tensorflow-io (the extra `io`) is imported. HTTP servers have neither
-            folders nor patterns.
+            no such name either. `~` is the home directory. Paths such as `gs://…` go through TensorFlow's file systems;
+            for `s3://`, `az://`, `http://`, `https://` and `hdfs://`, tensorflow-io (the extra `io`) is imported. HTTP
+            servers have neither folders nor patterns.
 
     Raises:
         FileNotFoundError: There is no such file, or no file fits a pattern.
         ImportError: The file system needs tensorflow-io, and that is not installed.
         OSError: A server can't be reached or refuses.
-        ValueError: A folder has no files, no path is given, or there is no such file system.
+        ValueError: A folder has no files, or has folders that are not empty, no path is given, or there is no such file
+            system.
     """
     given = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
     if not given:
@@ -42,7 +43,7 @@ def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
     for path in [os.fspath(path) for path in given]:
         _know_file_system(path)
         try:
-            found += _files(path)
+            found += _files(path if is_remote(path) else os.path.expanduser(path))
         except tf.errors.OpError as error:
             raise OSError(f"{path}: {error.message}") from error
     return found
@@ -51,6 +52,11 @@ def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
 def is_remote(path: str) -> bool:
     """Whether a path has to go through TensorFlow's file systems."""
     return "://" in path
+
+
+def is_gzip(path: str) -> bool:
+    """Whether a file's name says that it is compressed."""
+    return path.lower().endswith(".gz")
 
 
 def _know_file_system(path: str) -> None:
@@ -129,7 +135,12 @@ def _files(path: str) -> list[str]:
     file_system = tf.io.gfile
     if file_system.isdir(path):
         names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
-        files = [file for file in sorted(os.path.join(path, name) for name in names) if not file_system.isdir(file)]
+        entries = sorted(os.path.join(path, name) for name in names)
+        files = [entry for entry in entries if not file_system.isdir(entry)]
+        inner = [entry for entry in entries if entry not in files and file_system.listdir(entry)]
+        if inner:  # whose files would be left out without a word
+            pattern = os.path.join(path, "*", "*")
+            raise ValueError(f"{path} has the folder {inner[0]}: name the files by patterns such as {pattern}")
         if not files:
             raise ValueError(f"there are no files in the folder {path}")
         return files

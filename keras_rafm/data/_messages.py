@@ -13,7 +13,7 @@ from keras_rafm.data import _blocks
 from keras_rafm.data._delimited_format import Grammar, MalformedRowError, parsed_integer, parsed_number, places_of
 from keras_rafm.data._python_values import RefusedValueError, column_values
 from keras_rafm.data._raw import RawColumn
-from keras_rafm.data.formats import CSVFormat, explain_records, parse_examples
+from keras_rafm.data.formats import CSVFormat, explain_records, int64_numbers_of, parse_examples
 
 _MAX_SHOWN: Final = 200
 #: Of a message, from 0 in its batch: what is wrong with it, and in which column if it is one.
@@ -109,15 +109,20 @@ class _MalformedError(Exception):
 
 
 class ExampleParser(MessageParser):
-    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them."""
+    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them; the first ones tell how numbers are."""
+
+    _int64_numbers: frozenset[str] | None = None
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
+        if self._int64_numbers is None:
+            self._int64_numbers = int64_numbers_of(messages, self._columns)
+        texts = tf.constant(messages, tf.string, [len(messages)])
         try:
-            raw = parse_examples(tf.constant(messages, tf.string, [len(messages)]), self._columns, self._stream, 1)
+            raw = parse_examples(texts, self._columns, self._stream, 1, self._int64_numbers)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
             for place, message in enumerate(messages):
                 try:
-                    explain_records([message], self._columns, self._stream, 1)
+                    explain_records([message], self._columns, self._stream, 1, self._int64_numbers)
                 except MalformedRowError as error:
                     raise _MalformedError((place, error.column, error.problem)) from error
             raise

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from keras_rafm.data import _blocks
 from keras_rafm.data._batches import Orders, declare_batch_size, num_batches
 from keras_rafm.data._checks import positive_int
-from keras_rafm.data._files import PathLike, files_of
+from keras_rafm.data._files import PathLike, files_of, is_gzip
 from keras_rafm.data._raw import RawColumn
 from keras_rafm.data._streaming import streamed_batches
-from keras_rafm.data.formats import FileFormat, OnError, format_of
+from keras_rafm.data.formats import FileFormat, OnError, PythonFormat, format_of
 
 
 def read_batches(
@@ -39,7 +40,7 @@ def read_batches(
     files = files_of(paths)
     orders = Orders(seed, first_epoch) if shuffle else None
     held = positive_int("shuffled_rows", shuffled_rows)
-    opener = one_format(files, file_format).opener(columns, on_error)
+    opener = one_format(files, file_format).fitted_to(files[0], columns).opener(columns, on_error)
     batches = streamed_batches(files, opener, encode, size, drop_remainder, orders, held, (shard_index, num_shards))
     if len(batches.element_spec) == 1:
         batches = batches.map(lambda inputs: inputs)
@@ -57,8 +58,34 @@ def raw_blocks(
 ) -> tf.data.Dataset:
     """Raw columns of files one after the other, in blocks of as many rows as the format reads at once."""
     files = files_of(paths)
-    opener = one_format(files, file_format).opener(columns, on_error)
+    opener = one_format(files, file_format).fitted_to(files[0], columns).opener(columns, on_error)
     return tf.data.Dataset.from_tensor_slices(files).flat_map(opener).prefetch(tf.data.AUTOTUNE)
+
+
+def eager_blocks(
+    path: str, columns: Sequence[RawColumn], file_format: FileFormat, on_error: OnError | None
+) -> Iterator[dict[str, Any]]:
+    """Raw columns of a file as eager tensors, in blocks; errors are those of the reader, with file and row.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is malformed.
+    """
+    if isinstance(file_format, PythonFormat):  # not by way of tf.data, where an error would lose its type
+        blocks = file_format.blocks(path, columns, on_error)
+        for texts, arrays in _blocks.as_arrays(blocks, columns, file_format.shares_text):
+            yield _blocks.as_raw_columns(texts, arrays, columns)
+        return
+    is_empty = True
+    try:
+        for block in file_format.opener(columns, on_error)(tf.constant(path)):
+            is_empty = False
+            yield block
+    except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file
+        file_format.explain(path, columns, on_error)
+        raise
+    if is_empty or is_gzip(path):  # TensorFlow may take a file for ended that was cut off
+        file_format.explain(path, columns, on_error)
 
 
 def one_format(files: Sequence[str], file_format: FileFormat | None) -> FileFormat:

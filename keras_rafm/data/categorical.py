@@ -278,11 +278,20 @@ def _weights_of(weights: Any, lists: Any, name: str, weights_name: str) -> tf.Te
     checked = require(
         same,
         f"column '{weights_name}' must have as many weights in each row as column '{name}' has values. "
-        "Received the row lengths",
-        lambda: weights.row_lengths(),
+        "Received numbers of weights and of values",
+        lambda: _first_difference(weights, lists),
     )
     with tf.control_dependencies(checked):
         return tf.identity(weights.flat_values)
+
+
+def _first_difference(weights: Any, lists: Any) -> tf.Tensor:
+    """How many weights and values the first row has with more of the ones than of the others, int64 `[2]`."""
+    number = tf.minimum(weights.nrows(), lists.nrows())
+    lengths = tf.stack([weights.row_lengths()[:number], lists.row_lengths()[:number]], axis=1)
+    differ = tf.where(lengths[:, 0] != lengths[:, 1])[:, 0]
+    # Without such a row, there are more rows of the ones.
+    return tf.cond(tf.size(differ) > 0, lambda: lengths[differ[0]], lambda: tf.stack([weights.nrows(), lists.nrows()]))
 
 
 def _finite(weights: tf.Tensor, name: str) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from keras_rafm.data import _blocks
 from keras_rafm.data._checks import Task
 from keras_rafm.data._delimited import parse_delimited
 from keras_rafm.data._delimited_format import DelimitedFormat, MalformedRowError, refuse_empty
-from keras_rafm.data._files import opened
+from keras_rafm.data._files import is_gzip, opened
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
 from keras_rafm.data._parquet_blocks import parquet_blocks
@@ -32,6 +33,7 @@ Opener = Callable[[tf.Tensor], tf.data.Dataset]
 
 _BLOCK_BYTES = 1 << 19  # the arrays made of a block then stay in the processor's cache
 _RECORDS_AT_ONCE = 4096
+_RECORDS_LOOKED_AT = 100
 _FINITE = "numbers that are finite"
 
 
@@ -46,6 +48,16 @@ class FileFormat(abc.ABC):
             columns: Those to read.
             on_error: Told of each malformed row, which is then left out. `None`: the first one raises.
         """
+
+    def fitted_to(self, path: str, columns: Sequence[RawColumn]) -> FileFormat:
+        """The format with what a file tells of how its columns are stored.
+
+        Args:
+            path: Name of the first file.
+            columns: Those to read.
+        """
+        del path, columns
+        return self  # by default each file tells itself
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
         """Look for what is wrong with a file where reading it in a graph tells less.
@@ -186,26 +198,42 @@ class TFRecordFormat(FileFormat):
     """TFRecord files of `tf.train.Example`, compressed by gzip if their names end with `.gz`.
 
     A column is a feature with at most one value, one of lists a feature with any number. An absent feature is a missing
-    value. Strings are not checked to be UTF-8.
+    value. Numbers and labels may be `float_list` or `int64_list`, but the same in all files. Strings are not checked to be
+    UTF-8.
 
     A malformed record raises a `tf.errors.OpError` that names the file, or is left out with `on_error`. A damaged file
     raises one with `on_error` too, and TensorFlow doesn't name it: `explain` does. TensorFlow may also take a file for
     ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a file is empty.
+
+    Args:
+        int64_numbers: The names of the columns of numbers that are stored as `int64_list`. `None`: the first records of the
+            first file tell.
     """
+
+    int64_numbers: frozenset[str] | None = None
+
+    def fitted_to(self, path: str, columns: Sequence[RawColumn]) -> TFRecordFormat:
+        """As in `FileFormat`."""
+        if self.int64_numbers is not None:
+            return self
+        try:
+            texts = [text.numpy() for text in _records(path).take(_RECORDS_LOOKED_AT)]
+        except tf.errors.OpError:  # told of by whoever reads it
+            texts = []
+        return TFRecordFormat(int64_numbers_of(texts, columns))
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
         """As in `FileFormat`."""
+        int64_numbers = self.int64_numbers or frozenset()
 
         def opened_file(path: tf.Tensor) -> tf.data.Dataset:
-            is_gzip = tf.strings.regex_full_match(path, r"(?s).*\.gz")
-            records = tf.data.TFRecordDataset(path, compression_type=tf.where(is_gzip, "GZIP", ""))
-            batches = records.batch(_RECORDS_AT_ONCE).enumerate()
+            batches = _records(path).batch(_RECORDS_AT_ONCE).enumerate()
 
             def parsed(number: tf.Tensor, texts: tf.Tensor) -> dict[str, Any]:
                 first = 1 + number * _RECORDS_AT_ONCE
                 if on_error is not None:
                     texts = tf.ensure_shape(tf.numpy_function(good_records, [texts, path, first], tf.string), [None])
-                return parse_examples(texts, columns, path, first)
+                return parse_examples(texts, columns, path, first, int64_numbers)
 
             if on_error is not None:  # one after the other, so that it is told in order
                 return batches.map(parsed)
@@ -213,25 +241,26 @@ class TFRecordFormat(FileFormat):
 
         def good_records(texts: npt.NDArray[Any], path: bytes, first: np.int64) -> npt.NDArray[Any]:
             assert on_error is not None
-            return _good_records(texts, columns, path.decode(), int(first), on_error)
+            return _good_records(texts, columns, path.decode(), int(first), int64_numbers, on_error)
 
         return opened_file
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
         """As in `FileFormat`: raise the error of the first record that is malformed, if one is."""
-        records = tf.data.TFRecordDataset(path, compression_type="GZIP" if path.endswith(".gz") else "")
-        number = 1
+        records, number = _records(path), 1
+        int64_numbers = self.fitted_to(path, columns).int64_numbers or frozenset()
         try:
             for texts in records.batch(_RECORDS_AT_ONCE):
                 if on_error is None:
-                    _check_records(texts, columns, path, number)
+                    _check_records(texts, columns, path, number, int64_numbers)
                 number += int(texts.shape[0])
         except tf.errors.NotFoundError as error:
             raise FileNotFoundError(f"there is no file {path}") from error
         except tf.errors.OpError as error:
             number += _num_readable(records.skip(number - 1))
-            raise ValueError(f"{path}, record {number}: damaged, cut off or no TFRecord ({error.message})") from error
-        if path.endswith(".gz"):
+            problem = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\].*$", "", str(error.message))
+            raise ValueError(f"{path}, record {number}: damaged, cut off or no TFRecord ({problem})") from error
+        if is_gzip(path):
             _check_whole_gzip(path)
         if number == 1:
             refuse_empty(path, on_error)
@@ -245,7 +274,7 @@ def format_of(path: str) -> FileFormat:
     """
     from keras_rafm.data.avro import AvroFormat  # which is made of a class of this module
 
-    suffixes = [suffix for suffix in PurePath(path).suffixes if suffix != ".gz"]
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes if suffix.lower() != ".gz"]
     known: dict[str, FileFormat] = {
         ".csv": CSVFormat(),
         ".tsv": CSVFormat(delimiter="\t"),
@@ -259,17 +288,37 @@ def format_of(path: str) -> FileFormat:
     }
     suffix = suffixes[-1] if suffixes else ""
     if suffix not in known:
-        raise ValueError(f"the name of {path} tells no format; name one of {', '.join(known)} by `file_format`")
+        raise ValueError(f"the name of {path} tells no format; name one of {', '.join(known)} by `file_format` (--format)")
     return known[suffix]
 
 
-def parse_examples(texts: tf.Tensor, columns: Sequence[RawColumn], path: Any, first: Any) -> dict[str, Any]:
+def _records(path: Any) -> tf.data.Dataset:
+    is_compressed = tf.strings.regex_full_match(path, r"(?is).*\.gz")
+    return tf.data.TFRecordDataset(path, compression_type=tf.where(is_compressed, "GZIP", ""))
+
+
+def int64_numbers_of(texts: Sequence[bytes], columns: Sequence[RawColumn]) -> frozenset[str]:
+    """The names of columns of numbers that these serialised examples have as `int64_list`."""
+    names = {column.name for column in columns if column.dtype == "float32"}
+    found: set[str] = set()
+    for text in texts if names else ():
+        try:
+            feature = tf.train.Example.FromString(text).features.feature
+        except Exception:  # whatever the version of protobuf raises; told of by whoever parses it
+            continue
+        found.update(name for name in names if name in feature and feature[name].WhichOneof("kind") == "int64_list")
+    return frozenset(found)
+
+
+def parse_examples(
+    texts: tf.Tensor, columns: Sequence[RawColumn], path: Any, first: Any, int64_numbers: frozenset[str]
+) -> dict[str, Any]:
     """The columns of serialised examples, of which the first has this number in its file."""
     place = tf.strings.join([path, ", records from ", tf.strings.as_string(first)])
-    features = {
-        column.name: tf.io.RaggedFeature(tf.as_dtype(column.dtype), row_splits_dtype=tf.int64) for column in columns
-    }
+    dtypes = {column.name: "int64" if column.name in int64_numbers else column.dtype for column in columns}
+    features = {name: tf.io.RaggedFeature(tf.as_dtype(dtype), row_splits_dtype=tf.int64) for name, dtype in dtypes.items()}
     lists = tf.io.parse_example(texts, features, example_names=tf.fill(tf.shape(texts), place))
+    lists = {column.name: tf.cast(lists[column.name], column.dtype) for column in columns}
     checked = _check_examples(lists, columns, path, first)
     with tf.control_dependencies(checked):
         return {column.name: _of_example(lists[column.name], column) for column in columns}
@@ -328,34 +377,43 @@ def _check_examples(
 
 
 def _good_records(
-    texts: npt.NDArray[Any], columns: Sequence[RawColumn], path: str, first: int, on_error: OnError
+    texts: npt.NDArray[Any],
+    columns: Sequence[RawColumn],
+    path: str,
+    first: int,
+    int64_numbers: frozenset[str],
+    on_error: OnError,
 ) -> npt.NDArray[Any]:
     """The serialised examples without those that are malformed, of which `on_error` is told."""
     try:
-        _check_records(tf.constant(texts, tf.string), columns, path, first)
+        _check_records(tf.constant(texts, tf.string), columns, path, first, int64_numbers)
         return texts
     except MalformedRowError:
         pass
     kept = []
     for number, text in enumerate(texts.tolist(), start=first):
         try:
-            explain_records([text], columns, path, number)
+            explain_records([text], columns, path, number, int64_numbers)
             kept.append(text)
         except MalformedRowError as error:
             on_error(error)
     return np.array(kept, object)
 
 
-def _check_records(texts: tf.Tensor, columns: Sequence[RawColumn], path: str, first: int) -> None:
+def _check_records(
+    texts: tf.Tensor, columns: Sequence[RawColumn], path: str, first: int, int64_numbers: frozenset[str]
+) -> None:
     """As `explain_records`, fast where none is malformed."""
     try:
-        parse_examples(texts, columns, path, first)
+        parse_examples(texts, columns, path, first, int64_numbers)
     except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter where TensorFlow's message has bytes
-        explain_records(texts.numpy().tolist(), columns, path, first)
+        explain_records(texts.numpy().tolist(), columns, path, first, int64_numbers)
         raise ValueError(f"{path}, from record {first} on: {error}") from error
 
 
-def explain_records(texts: Sequence[bytes], columns: Sequence[RawColumn], path: str, first: int) -> None:
+def explain_records(
+    texts: Sequence[bytes], columns: Sequence[RawColumn], path: str, first: int, int64_numbers: frozenset[str]
+) -> None:
     """Raise the `MalformedRowError` of the first of these records that has a malformed feature."""
     fields = {"string": "bytes_list", "int64": "int64_list", "float32": "float_list"}
     for number, text in enumerate(texts, start=first):
@@ -365,17 +423,18 @@ def explain_records(texts: Sequence[bytes], columns: Sequence[RawColumn], path: 
             problem = f"expected a tf.train.Example ({error})"
             raise MalformedRowError(path, number, None, problem, "record") from error
         for column in columns:
+            field = fields["int64" if column.name in int64_numbers else column.dtype]
             kind = feature[column.name].WhichOneof("kind") if column.name in feature else None
             values = [] if kind is None else list(getattr(feature[column.name], kind).value)
             infinite = [value for value in values if kind == "float_list" and np.isinf(value)]
             wrong = None
-            if kind not in (None, fields[column.dtype]):
-                wrong = f"expected {fields[column.dtype]}, received {kind} {values[:3]}"
+            if kind not in (None, field):
+                wrong = f"expected {field}, received {kind} {values[:3]}"
             elif len(values) > 1 and not column.is_list:
                 wrong = f"expected at most one value, received {len(values)}"
             elif infinite:
                 wrong = f"expected {_FINITE}, received {infinite[0]}"
-            elif column.role != "feature" and not (values and is_legal(tf.constant(values[0]), column.role)):
+            elif column.role != "feature" and not (values and is_legal(tf.constant(values[0], column.dtype), column.role)):
                 wrong = f"expected {EXPECTED[column.role]}, received {values[0] if values else 'none'}"
             if wrong is not None:
                 raise MalformedRowError(path, number, column.name, wrong, "record")

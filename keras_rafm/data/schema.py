@@ -16,9 +16,10 @@ import tensorflow as tf
 
 from keras_rafm.data._checks import Task, check_task
 from keras_rafm.data._column_counts import Progress, count_values
-from keras_rafm.data._files import PathLike
+from keras_rafm.data._files import PathLike, files_of
 from keras_rafm.data._raw import EXPECTED, RawColumn, RawDType, Role, is_legal
-from keras_rafm.data._reading import raw_blocks, read_batches
+from keras_rafm.data._reading import eager_blocks, one_format, raw_blocks, read_batches
+from keras_rafm.data._refused_rows import explain_rows
 from keras_rafm.data._schema_files import LearntColumns, read_schema, write_schema
 from keras_rafm.data.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
 from keras_rafm.data.column_kinds import column_config, column_from_config
@@ -545,6 +546,32 @@ class Schema:
             num_rows=num_rows,
             on_error=on_error,
         )
+
+    def explain(
+        self,
+        paths: PathLike | Sequence[PathLike],
+        *,
+        training: bool = True,
+        file_format: FileFormat | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        """Look for what is wrong with files, to tell more of it than an error out of `fit` or an iteration does.
+
+        Args:
+            paths: As in `dataset`.
+            training: As in `dataset`.
+            file_format: As in `dataset`.
+            on_error: As in `dataset`; of rows that are left out it is told here again.
+
+        Raises:
+            RuntimeError: The schema was not adapted.
+            ValueError: Something is wrong; the message names file, row, column and value as far as they matter.
+        """
+        files, columns = files_of(paths), self.raw_columns(training)
+        reader = one_format(files, file_format).fitted_to(files[0], columns)
+        for file in files:
+            blocks = eager_blocks(file, columns, reader, on_error)
+            explain_rows(file, blocks, self.training_batch if training else self)
 
     def inputs(self) -> dict[str, keras.KerasTensor]:
         """`keras.Input`s for a model that takes what this schema yields: `RaFMModel(inputs, RaFMLayer(plan)(inputs))`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_rafm.data._files import is_remote
+from keras_rafm.data._files import is_gzip, is_remote
 from keras_rafm.data._raw import RawColumn
 from keras_rafm.data.columns import is_missing
 from keras_rafm.data.encoder import as_raw_batch
@@ -44,7 +44,7 @@ def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, trai
     name = os.fspath(path)
     columns = schema.raw_columns(training)
     batches: Iterable[Any] = [data] if isinstance(data, Mapping) else data
-    options = tf.io.TFRecordOptions(compression_type="GZIP" if name.endswith(".gz") else "")
+    options = tf.io.TFRecordOptions(compression_type="GZIP" if is_gzip(name) else "")
     if is_remote(name):
         return _write(name, options, batches, columns)
     with tempfile.TemporaryDirectory(prefix=f".{Path(name).name}.", dir=Path(name).parent) as folder:

@@ -145,3 +145,35 @@ def test_empty_files_beside_others(tmp_path, suffix):
     assert skipped.summary() == f"files without rows: {empty}"
     assert (len(skipped), skipped.empty_files, skipped.per_file) == (1, [str(empty)], {})
     assert [len(labels) for _, labels in schema.dataset([empty, full], 8, on_error=skipped)] == [2]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tfrecord"])
+@pytest.mark.parametrize("good", [0, 1, 2, 70])
+def test_weights_in_strings_are_told_with_file_and_row(tmp_path, suffix, good):
+    """Which the graph refuses, not the reader."""
+    schema = Schema({"tags": Schema.string_categorical(separator="|", weight_separator=":")}, label="y")
+    fine, path = tmp_path / f"fine.{suffix}", tmp_path / f"some.{suffix}"
+    tags = ["a:1|b:2"] * good + ["a:x|b:1", "a:y"] + ["a"] * 30
+    write(fine, {"tags": ["a:1"], "y": [0]}, schema)
+    write(path, {"tags": tags, "y": [0, 1] * (len(tags) // 2) + [0] * (len(tags) % 2)}, schema)
+    message = f"{path}, row {good + 1}: column 'tags': weights must be numbers. Received b'a:x'"
+    with pytest.raises(ValueError, match=r".") as raised:
+        schema.adapt([fine, path])
+    assert str(raised.value) == message
+    schema.adapt(fine)
+    with pytest.raises(tf.errors.OpError, match="weights must be numbers"):
+        list(schema.dataset([fine, path], 8))
+    for training in (False, True):
+        with pytest.raises(ValueError, match=r".") as raised:
+            schema.explain([fine, path], training=training)
+        assert str(raised.value) == message
+    schema.explain(fine)
+
+
+def test_weights_of_lists_are_told_with_file_and_row(tmp_path):
+    schema = Schema({"tags": Schema.string_categorical(multivalued=True, weights="w")})
+    path = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"tags": [["a"]] * 20000 + [["a", "b"]], "w": [[1.0]] * 20000 + [[0.5]]}), path)
+    message = "column 'w' must have as many weights in each row as column 'tags' has values"
+    with pytest.raises(ValueError, match=rf"row 20001: {message}. Received numbers of weights and of values \[1 2\]"):
+        schema.adapt(path)

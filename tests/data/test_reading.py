@@ -528,7 +528,7 @@ def rows_in(paths, **options):
     return sorted(numbers_in(schema.dataset(paths, 5, **options))[0])
 
 
-def test_files_folders_and_patterns(folder):
+def test_files_folders_and_patterns(folder, monkeypatch):
     part = folder / "part-01.csv"
     assert rows_in(part) == rows_in(str(part)) == rows_in([part]) == rows_in((str(part),)) == [3, 4, 5, 6]
     everything = list(range(12))
@@ -538,6 +538,12 @@ def test_files_folders_and_patterns(folder):
     assert rows_in(folder / "?art-00.csv") == [0, 1, 2]
     (folder / "odd[1].csv").write_bytes((folder / "part-00.csv").read_bytes())
     assert rows_in(folder / "odd[1].csv") == [0, 1, 2]
+    for name in ("PART-03.CSV", "part-04.Csv.GZ"):
+        content = part.read_bytes()
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith("GZ") else content)
+        assert rows_in(folder / name) == [3, 4, 5, 6]
+    monkeypatch.setenv("HOME", str(folder))
+    assert rows_in("~/part-01.csv") == rows_in(Path("~") / "part-01.csv") == [3, 4, 5, 6]
     (folder / ".hidden.csv").write_bytes(part.read_bytes())
     assert rows_in(folder / ".hidden.csv") == rows_in(folder / ".*.csv") == [3, 4, 5, 6]
 
@@ -555,6 +561,11 @@ def test_other_files_than_meant(folder):
     both([folder / "part-00.csv", folder / "absent.csv"], FileNotFoundError, r"there is no file .*absent\.csv")
     both(folder / "*.parquet", FileNotFoundError, r"no file fits the pattern .*\*\.parquet")
     both(folder / "more.csv", ValueError, r"there are no files in the folder .*more\.csv")
+    (folder / "more.csv" / "part-00.csv").write_bytes((folder / "part-00.csv").read_bytes())
+    for parent in (folder, folder.parent):
+        both(parent, ValueError, r"has the folder .*: name the files by patterns such as .*/\*/\*")
+    assert rows_in(folder / "*" / "*.csv") == [0, 1, 2]
+    (folder / "more.csv" / "part-00.csv").unlink()
     both([], ValueError, "at least one file. Received an empty sequence")
     both(folder / "_SUCCESS", ValueError, r"the name of .*_SUCCESS tells no format; name one of .csv, .* by `file_format`")
     both(

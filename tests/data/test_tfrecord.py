@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_rafm.data import Schema, TFRecordFormat, write_tfrecord
+from keras_rafm.data import Schema, SkippedRows, TFRecordFormat, write_tfrecord
 
 MISSING_INTEGER = -(2**63)
 NUM_ROWS = 4100  # more than are parsed at once
@@ -149,7 +149,7 @@ GOOD = {"n": ("int64", 1), "x": ("float", 0.5), "tags": ("bytes", b"a", b"b"), "
 
 
 def write_records(path, records):
-    options = tf.io.TFRecordOptions(compression_type="GZIP" if str(path).endswith(".gz") else "")
+    options = tf.io.TFRecordOptions(compression_type="GZIP" if str(path).lower().endswith(".gz") else "")
     with tf.io.TFRecordWriter(str(path), options) as writer:
         for record in records:
             writer.write(record)
@@ -291,3 +291,46 @@ def test_gzip_is_told_by_the_name(tmp_path):
     (tmp_path / "some.tfrecord.gz").rename(tmp_path / "some.tfrecord")
     with pytest.raises(ValueError, match=r"some\.tfrecord, record 1: damaged, cut off or no TFRecord"):
         small_schema().adapt(tmp_path / "some.tfrecord")
+
+
+@pytest.mark.parametrize("suffix", ["tfrecord", "TFRECORD.GZ"])
+def test_numbers_stored_as_integers(tmp_path, suffix):
+    """As most people store labels; the first file tells."""
+    path, other = tmp_path / f"some.{suffix}", tmp_path / f"other.{suffix}"
+    write_records(path, [example(x=("float", 2.5)), example(x=("float",), y=("int64", 1)), example(y=("int64", 0))])
+    write_records(other, [example(x=("float", 1.0), y=("float", 1.0))])
+    schema = Schema({"x": "float"}, label="y")
+    schema.adapt([path, other])
+    with pytest.raises(tf.errors.OpError, match="column y in record 1 of"):
+        list(schema.raw_dataset(path))
+    skipped = SkippedRows()
+    (block,) = schema.raw_dataset(path, on_error=skipped)
+    assert block["y"].numpy().tolist() == [1.0, 0.0]
+    assert block["y"].dtype == tf.float32
+    assert len(skipped) == 1
+    schema.explain(path, on_error=skipped)
+    assert len(skipped) == 2
+    for files, problem in [
+        (path, rf"some\.{suffix}, record 1, column 'y': expected one of the labels 0 and 1, or -1 and 1, received none"),
+        ([other, path], rf"some\.{suffix}, record 1, column 'y': expected one of the labels"),
+        ([other, path][::-1], rf"some\.{suffix}, record 1, column 'y': expected one of the labels"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            schema.explain(files)
+    write_records(path, [example(y=("int64", 1))])
+    expected = "record 1, column 'y': expected"
+    for files, file_format, problem in [
+        ([path, other], None, rf"other\.{suffix}, {expected} int64_list, received float_list"),
+        ([other, path], None, rf"some\.{suffix}, {expected} float_list, received int64_list"),
+        ([other, path], TFRecordFormat(frozenset({"y"})), rf"other\.{suffix}, {expected} int64_list"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            schema.explain(files, file_format=file_format)
+
+
+def test_messages_of_damage_say_nothing_of_operations(tmp_path):
+    path = tmp_path / "some.tfrecord"
+    write_records(path, [example(**GOOD)])
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"record 1: damaged, cut off or no TFRecord \([^{}\[\]]*\)$"):
+        small_schema().adapt(path)
