@@ -39,7 +39,7 @@ _EXPECTED = {
 
 
 def parquet_blocks(
-    path: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
+    path: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None = None
 ) -> Iterator[tuple[int, Block]]:
     """The rows of a file, block by block.
 
@@ -97,13 +97,16 @@ def _check_type(path: str, schema: pyarrow.Schema, column: RawColumn, pa: Any) -
     if types.is_dictionary(item):
         item = item.value_type
     fits = {
-        "string": types.is_string(item)
+        # A whole number is the same text as in CSV.
+        "string": types.is_integer(item)
+        or types.is_string(item)
         or types.is_large_string(item)
         or types.is_binary(item)
         or types.is_large_binary(item)
         or types.is_fixed_size_binary(item)
         or (hasattr(types, "is_string_view") and (types.is_string_view(item) or types.is_binary_view(item))),
-        "int64": types.is_integer(item) or types.is_boolean(item),
+        # pandas makes floats of integers where a value is missing.
+        "int64": types.is_integer(item) or types.is_boolean(item) or types.is_floating(item) or types.is_decimal(item),
         "float32": types.is_integer(item) or types.is_floating(item) or types.is_boolean(item) or types.is_decimal(item),
     }[column.dtype]
     if not ((fits or types.is_null(item)) and is_list == column.is_list):

@@ -143,7 +143,11 @@ class CSVFormat(PythonFormat):
 
 @dataclass(frozen=True)
 class ParquetFormat(PythonFormat):
-    """Parquet files. A null is a missing value. Needs pyarrow (the extra `data`)."""
+    """Parquet files. A null is a missing value. Needs pyarrow (the extra `data`).
+
+    A column of strings may also be stored as integers, one of integers as booleans, floats or decimals that are whole, and
+    one of numbers as any of these.
+    """
 
     shares_text: ClassVar[bool] = False
 
