@@ -55,8 +55,9 @@ def parse_delimited(
 ) -> Iterator[tuple[int, Block]]:
     """The rows of one file, plain or gzip, in blocks.
 
-    A missing string is "", a missing integer `MISSING_INTEGER`, a missing number NaN. Spaces around integers and numbers
-    are ignored. All of a file must be UTF-8, columns that are not asked for as well.
+    A missing string is "", a missing integer `MISSING_INTEGER`, a missing number NaN; empty fields and `missing_values` are
+    missing. Spaces around integers and numbers are ignored. All of a file must be UTF-8, columns that are not asked for as
+    well.
 
     Of a row with illegal quotes or of more than 16 MiB, it is only known where its first line ends: with `on_error`, just
     that line is left out, and the next one begins a row.
@@ -160,6 +161,7 @@ class _Parser:
         self._on_error = on_error
         self._delimiter = ord(file_format.delimiter)
         self._quote = None if file_format.quote is None else file_format.quote.encode()
+        self._missing = [value.encode() for value in file_format.missing_values]
         self._grammar = Grammar(path, file_format, (), {})
         if file_format.column_names is not None:
             self._know_names(file_format.column_names)
@@ -392,11 +394,13 @@ class _Parser:
         block: dict[str, Values] = {}
         for place, column in asked.items():
             starts, lengths = fields.starts[:, place].copy(), fields.lengths[:, place].copy()
+            if column.dtype != "string" and b" " in text:
+                _leave_out_spaces(text, buffer, starts, lengths)
+            for missing in self._missing:
+                lengths[_equal_to(missing, buffer, starts, lengths)] = 0
             if column.dtype == "string":
                 block[column.name] = Strings(text, starts, lengths)
             else:
-                if b" " in text:
-                    _leave_out_spaces(text, buffer, starts, lengths)
                 numbers_in = _integers if column.dtype == "int64" else _numbers
                 block[column.name], is_number = numbers_in(text, buffer, starts, lengths)
                 is_good &= is_number
@@ -484,6 +488,14 @@ def _leave_out_spaces(text: bytes, buffer: _Bytes, starts: _Places, lengths: _Pl
             kept = len(token.lstrip(b" ") if is_leading else token.rstrip(b" "))
             starts[field] = start + length - kept if is_leading else start
             lengths[field] = kept
+
+
+def _equal_to(value: bytes, buffer: _Bytes, starts: _Places, lengths: _Places) -> npt.NDArray[np.intp]:
+    """The numbers of the fields that are the same."""
+    fields = np.flatnonzero(lengths == len(value))
+    for place, byte in enumerate(value):
+        fields = fields[buffer.take(starts[fields] + place, mode="clip") == byte]
+    return fields
 
 
 def _integers(text: bytes, buffer: _Bytes, starts: _Places, lengths: _Places) -> tuple[npt.NDArray[np.int64], _Flags]:

@@ -36,15 +36,18 @@ class DelimitedFormat:
         quote: The ASCII character around fields that hold delimiters, line ends or, doubled, itself (RFC 4180). With
             `None`, quotes are characters like others.
         column_names: Names of all columns. With `None`, the first row of each file has them.
+        missing_values: Fields that stand for no value, as an empty one does.
 
     Raises:
-        TypeError: A character or a name is not a string, or `column_names` is a string or no sequence.
-        ValueError: A character cannot have that role, or a name is there twice or empty, or there is none.
+        TypeError: A character, a name or a missing value is not a string, or those are a string or no sequence.
+        ValueError: A character cannot have that role, a name is there twice or empty, or there is none, or a missing value
+            is empty or has a line end.
     """
 
     delimiter: str = ","
     quote: str | None = '"'
     column_names: tuple[str, ...] | None = None
+    missing_values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_character("delimiter", self.delimiter)
@@ -54,6 +57,7 @@ class DelimitedFormat:
             raise ValueError(f"`delimiter` must not be a quote. Received: delimiter={self.delimiter!r}")
         if self.column_names is not None:
             object.__setattr__(self, "column_names", _checked_names(self.column_names))
+        object.__setattr__(self, "missing_values", _checked_missing(self.missing_values))
 
 
 def _check_character(name: str, value: object) -> None:
@@ -79,6 +83,19 @@ def _checked_names(names: object) -> tuple[str, ...]:
             raise ValueError(f"`column_names` must be distinct. Received: {name!r} more than once")
         seen.add(name)
     return tuple(names)
+
+
+def _checked_missing(values: object) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TypeError(f"`missing_values` must be a sequence of strings. Received: {values!r}")
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"`missing_values` must be strings. Received: {value!r} of type {type(value).__name__}")
+        if not value or "\n" in value or "\r" in value or value != value.strip(" "):
+            raise ValueError(
+                f"`missing_values` must not be empty, nor have line ends or spaces around them. Received: {value!r}"
+            )
+    return tuple(values)
 
 
 class MalformedRowError(ValueError):
@@ -239,10 +256,15 @@ class Grammar:
             except UnicodeDecodeError:
                 return self.received(line, place, "UTF-8", field)
             if place in self.asked:
-                expected = _expectation(field, self.asked[place])
+                expected = _expectation(self.value_in(field, self.asked[place]), self.asked[place])
                 if expected is not None:
                     return self.received(line, place, expected, field)
         raise AssertionError(f"{self.path}, line {line}: nothing wrong, although parsing failed")
+
+    def value_in(self, field: bytes, column: RawColumn) -> bytes:
+        """What a field has: without spaces around a number, and empty where it stands for no value."""
+        value = field if column.dtype == "string" else field.strip(b" ")
+        return b"" if value in [missing.encode() for missing in self.file_format.missing_values] else value
 
     def received(self, line: int, place: int | None, expected: str, received: bytes) -> MalformedRowError:
         """The error of a field that is not as expected."""
@@ -333,8 +355,6 @@ def _closing_quote(text: bytes, opening: int, stop: int, quote: bytes) -> int | 
 
 def _expectation(field: bytes, column: RawColumn) -> str | None:
     """What a field should have been, or `None` if it is that."""
-    if column.dtype != "string":
-        field = field.strip(b" ")
     if column.role != "feature" and not field:
         return EXPECTED[column.role]
     if column.dtype == "string" or not field:

@@ -256,7 +256,7 @@ def _read_csv(files: Sequence[str], file_format: DelimitedFormat, num_fields: in
         "delim": _literal(file_format.delimiter),
         "quote": quote,
         "escape": quote,
-        "nullstr": "''",
+        "nullstr": f"[{', '.join(map(_literal, ('', *file_format.missing_values)))}]",
         "comment": "''",
         "compression": "'gzip'" if is_gzip else "'none'",
         "strict_mode": "true",

@@ -196,7 +196,7 @@ class CSVParser(MessageParser):
                 raise _MalformedError((place, None, f"expected one line, received {len(text) - row.stop} bytes after it"))
             fields: list[Any] = list(row.fields)
             for at, column in self._places.items():
-                fields[at] = _of_field(fields[at], column)
+                fields[at] = _of_value(self._grammar.value_in(fields[at], column), column)
                 if fields[at] is _WRONG:
                     raise self._grammar.error_in(text, 0, 1)
         except MalformedRowError as error:
@@ -207,14 +207,13 @@ class CSVParser(MessageParser):
 _WRONG: Final = object()
 
 
-def _of_field(field: bytes, column: RawColumn) -> Any:
+def _of_value(value: bytes, column: RawColumn) -> Any:
     if column.dtype == "string":
         try:
-            return field.decode()
+            return value.decode()
         except UnicodeDecodeError:
             return _WRONG
-    token = field.strip(b" ")
-    if not token:
+    if not value:
         return None
-    number = parsed_integer(token) if column.dtype == "int64" else parsed_number(token)
+    number = parsed_integer(value) if column.dtype == "int64" else parsed_number(value)
     return _WRONG if number is None else number

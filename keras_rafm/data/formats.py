@@ -107,18 +107,20 @@ class PythonFormat(FileFormat):
 class CSVFormat(PythonFormat):
     r"""Text with one row per line and a delimiter between fields, plain or gzip whatever the name.
 
-    Rows are UTF-8, with lines that end with `\n` or `\r\n`; blank lines are skipped. An empty field is a missing value.
+    Rows are UTF-8, with lines that end with `\n` or `\r\n`; blank lines are skipped. An empty field is a missing value; other
+    marks of it, such as the `NaN` of pandas or the `\N` of Hive and MySQL, are to be named.
 
     Args:
         delimiter: The ASCII character between fields.
         quote: The ASCII character around fields that hold delimiters, line ends or, doubled, itself (RFC 4180). With
             `None`, quotes are characters like others.
         column_names: Names of all columns in the order of the fields. With `None`, the first row of each file has them.
+        missing_values: Fields that stand for no value, in all columns, quoted or not.
         block_bytes: How much (uncompressed) text is parsed at a time.
 
     Raises:
-        TypeError: A character or a name is not a string.
-        ValueError: A character can't have that role, or a name is there twice or empty.
+        TypeError: A character, a name or a missing value is not a string.
+        ValueError: A character can't have that role, a name is there twice or empty, or a missing value is empty.
     """
 
     shares_text: ClassVar[bool] = True
@@ -126,15 +128,17 @@ class CSVFormat(PythonFormat):
     delimiter: str = ","
     quote: str | None = '"'
     column_names: tuple[str, ...] | None = None
+    missing_values: tuple[str, ...] = ()
     block_bytes: int = _BLOCK_BYTES
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "column_names", self.grammar.column_names)
+        object.__setattr__(self, "missing_values", self.grammar.missing_values)
 
     @property
     def grammar(self) -> DelimitedFormat:
         """How rows are written."""
-        return DelimitedFormat(self.delimiter, self.quote, self.column_names)
+        return DelimitedFormat(self.delimiter, self.quote, self.column_names, self.missing_values)
 
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
         """As in `PythonFormat`."""

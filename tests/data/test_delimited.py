@@ -677,11 +677,29 @@ def test_missing_files(tmp_path):
         ({"column_names": "abc"}, TypeError, "`column_names` must be a sequence of strings. Received: 'abc' of type str"),
         ({"column_names": 3}, TypeError, "`column_names` must be a sequence of strings. Received: 3 of type int"),
         ({"column_names": ("a", b"b")}, TypeError, "`column_names` must be strings. Received: b'b' of type bytes"),
+        ({"missing_values": "NA"}, TypeError, "`missing_values` must be a sequence of strings. Received: 'NA'"),
+        ({"missing_values": (None,)}, TypeError, "`missing_values` must be strings. Received: None of type NoneType"),
+        ({"missing_values": ("NA", "")}, ValueError, "`missing_values` must not be empty, nor have line ends or spaces"),
+        ({"missing_values": (" NA",)}, ValueError, "or spaces around them. Received: ' NA'"),
+        ({"missing_values": ("a\nb",)}, ValueError, "`missing_values` must not be empty, nor have line ends"),
     ],
 )
 def test_wrong_formats(options, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
         DelimitedFormat(**options)
+
+
+def test_marks_of_missing_values(write):
+    path = write('s,i,f\nNaN,NaN, nan\n\\N,\\N,"NaN"\nNaNs,1, nan \n NaN,2,3\n\n')
+    assert parsed(path, TYPED, missing_values=["NaN", "\\N", "nan"]) == [
+        (b"", MISSING_INTEGER, None), (b"", MISSING_INTEGER, None), (b"NaNs", 1, None), (b" NaN", 2, 3.0),
+    ]  # fmt: skip
+    errors = []
+    assert parsed(path, TYPED, 1000, errors.append, missing_values=["NaN"]) == [(b" NaN", 2, 3.0)]
+    assert [(error.line, error.column) for error in errors] == [(2, "f"), (3, "i"), (4, "f")]
+    label = RawColumn("f", "float32", role="label")
+    with pytest.raises(MalformedRowError, match=r"line 2, column 'f': expected a label, .* received ' nan'"):
+        parsed(path, [label], missing_values=["NaN", "nan"])
 
 
 def test_formats_can_be_compared_and_are_keys():
@@ -741,7 +759,7 @@ def naive_row(text, start, quote):
     return None
 
 
-def naively_parsed(text, quote, names):
+def naively_parsed(text, quote, names, missing):
     """Rows and lines of malformed ones; without names, the header's. None if the file is malformed."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     if text and not text.endswith(b"\n"):
@@ -767,7 +785,9 @@ def naively_parsed(text, quote, names):
                 if len(fields) != len(names):
                     raise ValueError
                 named = dict(zip(names, [field.decode() for field in fields], strict=True))
-                rows.append((named["s"].encode(), integer_of(named["i"]), number_of(named["f"])))
+                s, i, f = named["s"], named["i"].strip(" "), named["f"].strip(" ")
+                s, i, f = ("" if value in missing else value for value in (s, i, f))
+                rows.append((s.encode(), integer_of(i), number_of(f)))
         except ValueError:
             if names is None:
                 return None
@@ -819,7 +839,8 @@ def test_mutated_files_are_read_or_refused(scratch):
         text = mutated(FUZZED.replace(b"\n", b"\r\n") if rng.random() < 0.2 else FUZZED, rng)
         quote = rng.choice(['"', '"', None])
         column_names = rng.choice([None, None, ("s", "i", "f")])
-        options = {"quote": quote, "column_names": column_names}
+        missing = rng.choice([(), (), ("z", "7", "-3", ",", ".5", "\x00", "é", "1e3")])
+        options = {"quote": quote, "column_names": column_names, "missing_values": missing}
         save(scratch, text)
         errors = []
         started = time.monotonic()
@@ -827,7 +848,7 @@ def test_mutated_files_are_read_or_refused(scratch):
         if list(map(type, errors)) == [EmptyFileError]:
             rows = outcome(scratch, 1000, **options)
         slowest = max(slowest, time.monotonic() - started)
-        expected = naively_parsed(text, None if quote is None else quote.encode(), column_names)
+        expected = naively_parsed(text, None if quote is None else quote.encode(), column_names, missing)
         if expected is None:
             assert isinstance(rows, str)
             assert rows.startswith(scratch)

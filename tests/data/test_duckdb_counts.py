@@ -223,6 +223,8 @@ FORMATS = [
     DelimitedFormat("\\", "'"),
     DelimitedFormat("#", "\\"),
     DelimitedFormat(",", " "),
+    DelimitedFormat(missing_values=("a", "b c", "x")),
+    DelimitedFormat("\t", None, missing_values=("y", "\\", "'")),
     DelimitedFormat("\0"),
     DelimitedFormat(",", "\0"),
 ]

@@ -103,6 +103,8 @@ def test_csv_messages():
     other = CSVFormat(delimiter="\t", quote=None, column_names=("y", "more", "x", "n", "name"))
     parser = CSVParser(STREAM, columns(), None, other)
     assert [plain(own) for own in parser.parse([b'1\t?\t0.5\t7\t"bob"'], 1)] == [[b'"bob"'], [7], [0.5], [1.0]]
+    parser = CSVParser(STREAM, columns(), None, CSVFormat(missing_values=("NA", "-1")))
+    assert [plain(own) for own in parser.parse([b"NA,NA,-1,-1"], 1)] == [[b""], [MISSING_INTEGER], [None], [None]]
     with pytest.raises(ValueError, match=r"Kafka topic 't': text has no lists\. Received: column 'tags' with lists"):
         CSVParser(STREAM, columns(lists=True), None, CSVFormat())
     with pytest.raises(ValueError, match="expected a column 'name', `column_names` has 'a'"):
