@@ -17,7 +17,7 @@ from keras_rafm.data._raw import RawColumn
 from keras_rafm.data._reading import eager_blocks, one_format
 from keras_rafm.data._refused_rows import explain_rows
 from keras_rafm.data.columns import Column
-from keras_rafm.data.encoder import as_raw_batch
+from keras_rafm.data.encoder import as_raw_batch, is_frame
 from keras_rafm.data.formats import CSVFormat, FileFormat, OnError, ParquetFormat
 from keras_rafm.data.value_counts import ValueCounter, ValueCounts
 
@@ -44,10 +44,10 @@ def count_values(
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("`data` must be finite. Received a tf.data.Dataset that repeats without end")
         return _count_batches(columns, raw_columns, data, progress)
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) or is_frame(data):
         return _count_batches(columns, raw_columns, [data], progress)
     raise TypeError(
-        "`data` must be files, a mapping of columns, a tf.data.Dataset of such mappings, or counts of values. "
+        "`data` must be files, a mapping of columns, a data frame, a tf.data.Dataset of mappings, or counts of values. "
         f"Received: {type(data).__name__}"
     )
 

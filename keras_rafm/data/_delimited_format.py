@@ -364,6 +364,8 @@ def _expectation(field: bytes, column: RawColumn) -> str | None:
         if number is not None:
             legal = column.role == "feature" or is_legal(np.array([number], np.float32), column.role)[0]
             return None if legal else EXPECTED[column.role]
+        if column.role != "feature":
+            return EXPECTED[column.role] + (" (name another by `positive_label`)" if column.role == "binary_label" else "")
         return "a number that is finite as float32" if _NUMBER.fullmatch(field) else "a number"
     if parsed_integer(field) is not None:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._raw import RawColumn, RawDType
+from keras_rafm.data._raw import MISSING_INTEGER, RawColumn, RawDType
 from keras_rafm.data._schema_files import vocabulary_file
 from keras_rafm.data.columns import Column, Learnt, Parts
 from keras_rafm.occurrences import PADDING_ID, require
@@ -93,16 +93,17 @@ class Encoder(tf.Module):
         return {**encoded, "values": tf.concat(values, axis=1)} if self.has_values else encoded
 
 
-def as_raw_batch(raw: Mapping[str, Any], columns: list[RawColumn]) -> dict[str, Any]:
-    """The columns of a batch in the dtype and shape that they are declared with.
+def as_raw_batch(raw: Any, columns: list[RawColumn]) -> dict[str, Any]:
+    """The columns of a batch, a mapping or a data frame, in the dtype and shape that they are declared with.
 
     Raises:
         TypeError: A column has another kind of values.
         ValueError: A column is not there, has another shape, or the columns have different numbers of rows.
     """
+    if is_frame(raw):
+        raw = {name: raw[name] for name in raw.columns}
     if not isinstance(raw, Mapping):
-        hint = "; give dict(frame) for a data frame" if hasattr(raw, "columns") else ""
-        raise TypeError(f"a raw batch must be a mapping of column names. Received: {type(raw).__name__}{hint}")
+        raise TypeError(f"a raw batch must be a mapping of column names, or a data frame. Received: {type(raw).__name__}")
     tensors: dict[str, Any] = {}
     num_rows: dict[str, int | None] = {}
     for column in columns:
@@ -125,7 +126,16 @@ def as_raw_batch(raw: Mapping[str, Any], columns: list[RawColumn]) -> dict[str, 
         return tf.nest.map_structure(tf.identity, tensors, expand_composites=True)
 
 
+def is_frame(data: Any) -> bool:
+    """Whether it is a data frame, as of pandas or polars."""
+    return not isinstance(data, Mapping) and hasattr(data, "columns") and hasattr(data, "__getitem__")
+
+
 def _as_raw(given: Any, column: RawColumn) -> Any:
+    if hasattr(given, "to_numpy"):  # a column of a data frame
+        given = given.to_numpy()
+    if not tf.is_tensor(given) and not isinstance(given, tf.RaggedTensor):
+        given = _with_missing_values(given, column)
     what = f"column '{column.name}'"
     kind = f"{what} must be of dtype {column.dtype}, with {_MISSING_TEXT[column.dtype]} where a value is missing"
     try:
@@ -178,6 +188,34 @@ def _is_nested(given: Any) -> bool:
     if tf.is_tensor(given):
         return False
     return not isinstance(given, np.ndarray) or (given.dtype == object and given.ndim == 1)
+
+
+def _with_missing_values(given: Any, column: RawColumn) -> Any:
+    """An array or a list with what stands for no value here in place of `None` and NaN.
+
+    An array of floats that are whole becomes one of integers: pandas has them where some are missing.
+    """
+    missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[column.dtype]
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f" and column.dtype == "int64":
+        there = ~np.isnan(given)
+        are_whole = np.all((np.floor(given[there]) == given[there]) & (np.abs(given[there]) < 2**63))
+        return np.where(there, given, missing).astype(np.int64) if are_whole else given
+    if not isinstance(given, list | tuple) and not (isinstance(given, np.ndarray) and given.dtype == object):
+        return given
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list | tuple | np.ndarray):
+            return [missing if _is_none(own) else own for own in value]
+        if _is_none(value):
+            return [] if column.is_list else missing
+        return value
+
+    return [replaced(value) for value in given]
+
+
+def _is_none(value: Any) -> bool:
+    """Whether it is `None`, NaN or the `NA` of pandas."""
+    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ == "NAType"
 
 
 def _first_stranger(given: Any, dtype: RawDType) -> str | None:

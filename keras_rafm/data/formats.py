@@ -107,8 +107,8 @@ class PythonFormat(FileFormat):
 class CSVFormat(PythonFormat):
     r"""Text with one row per line and a delimiter between fields, plain or gzip whatever the name.
 
-    Rows are UTF-8, with lines that end with `\n` or `\r\n`; blank lines are skipped. An empty field is a missing value; other
-    marks of it, such as the `NaN` of pandas or the `\N` of Hive and MySQL, are to be named.
+    Rows are UTF-8, with lines that end with `\n` or `\r\n`; blank lines are skipped. An empty field is a missing value;
+    other marks of it, such as the `NaN` of pandas or the `\N` of Hive and MySQL, are to be named.
 
     Args:
         delimiter: The ASCII character between fields.

@@ -278,8 +278,8 @@ class Schema:
         The order of rows makes no difference.
 
         Args:
-            data: Raw columns as a mapping of arrays, a finite `tf.data.Dataset` of batches of such mappings (or of tuples
-                that begin with one), files as in `dataset`, or what `count_values` returned.
+            data: Raw columns as a mapping of arrays or a data frame, a finite `tf.data.Dataset` of batches of such mappings
+                (or of tuples that begin with one), files as in `dataset`, or what `count_values` returned.
             file_format: As in `dataset`.
             on_error: As in `dataset`.
             progress: Called now and then with how much is counted, how much there is (`None` if unknown), and the unit:
@@ -288,8 +288,8 @@ class Schema:
         Raises:
             FileNotFoundError: There is no such file.
             TypeError: `data` is of another kind, or a column has another dtype than declared.
-            ValueError: A column is not there or has no rows, a dataset is infinite, or a file is malformed; the message
-                names file, line and column.
+            ValueError: A column is not there or has no rows, no feature is left, a dataset is infinite, or a file is
+                malformed; the message names file, line and column.
         """
         options: dict[str, Any] = {"file_format": file_format, "on_error": on_error, "progress": progress}
         counted = data if _is_counted(data) else self.count_values(data, **options)
@@ -304,6 +304,11 @@ class Schema:
                 learnt[name] = column.learn(counted[name])
             except ValueError as error:
                 raise ValueError(f"column '{name}': {error}") from error
+        if not any(own.num_ids for own in learnt.values()):
+            raise ValueError(
+                f"no feature is left of the columns {list(learnt)}: no value occurs `min_count` times, and neither unseen "
+                "nor missing values have a feature"
+            )
         self._learnt, self._encoder = learnt, None
 
     def count_values(
@@ -420,9 +425,9 @@ class Schema:
         """Ids and values of a batch, eagerly or in a graph.
 
         Args:
-            raw: Columns by name; others than those of features are left alone. A column is `[B]` or `[B, 1]`; one of lists
-                is a `tf.RaggedTensor` `[B, None]`, nested lists, or padded `[B, n]` with missing values. Missing are empty
-                strings, −2**63, NaN, empty lists.
+            raw: Columns by name, or a data frame; others than those of features are left alone. A column is `[B]` or
+                `[B, 1]`; one of lists is a `tf.RaggedTensor` `[B, None]`, nested lists, or padded `[B, n]` with missing
+                values. Missing are empty strings, −2**63, NaN, empty lists; outside of graphs also `None` and `pandas.NA`.
 
         Returns:
             `{"ids": [B, F]}`, int32 (int64 for more than 2**31 features), with `"values"`: float32 `[B, F]` if

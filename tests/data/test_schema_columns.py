@@ -4,6 +4,8 @@ import math
 import re
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -289,8 +291,8 @@ LIST = Schema.integer_categorical(multivalued=True)
     ("column", "data", "kind", "received"),
     [
         ("string_categorical", [1], TypeError, "dtype string, with '' where a value is missing. Received: dtype int32"),
-        ("string_categorical", ["a", None], TypeError, "'' where a value is missing. Received: None in row 1"),
-        ("string_categorical", np.array(["a", math.nan], object), TypeError, "missing. Received: nan in row 1"),
+        ("string_categorical", ["a", 1], TypeError, "'' where a value is missing. Received: 1 in row 1"),
+        ("string_categorical", np.array(["a", 0.5], object), TypeError, "missing. Received: 0.5 in row 1"),
         ("string_categorical", None, TypeError, "missing. Received: None"),
         (
             "integer_categorical",
@@ -304,14 +306,12 @@ LIST = Schema.integer_categorical(multivalued=True)
             TypeError,
             "dtype int64, with -2**63 where a value is missing. Received: dtype string",
         ),
-        ("integer_categorical", [1, None], TypeError, "missing. Received: None in row 1"),
+        ("integer_categorical", np.array([1.0, 2.5]), TypeError, "missing. Received: dtype float64"),
+        ("integer_categorical", np.array([1e19]), TypeError, "missing. Received: dtype float64"),
         ("integer_categorical", [1, 2**63], TypeError, "missing. Received: 9223372036854775808 in row 1"),
         ("integer_categorical", np.array([1], np.uint64), TypeError, "missing. Received: dtype uint64"),
         ("float", ["1"], TypeError, "dtype float32, with NaN where a value is missing. Received: dtype string"),
-        ("float", [1.0, None], TypeError, "dtype float32, with NaN where a value is missing. Received: None in row 1"),
         (LIST, [[1], [2.5]], TypeError, "missing. Received: 2.5 in row 1"),
-        (LIST, [[1], [None]], TypeError, "missing. Received: None in row 1"),
-        (LIST, [[1], None], TypeError, "missing. Received: None in row 1"),
         (LIST, tf.ragged.constant([["1"]]), TypeError, "missing. Received: dtype string"),
         ("float", 1.0, ValueError, "[batch] or [batch, 1]. Received: shape ()"),
         ("float", [[1.0, 2.0]], ValueError, "[batch] or [batch, 1]. Received: shape (1, 2)"),
@@ -324,6 +324,29 @@ def test_wrong_data(column, data, kind, received):
     message = message_of(kind, adapted, column, data)
     assert message.startswith("column 'a' ")
     assert message.endswith(received)
+
+
+FRAMED = {
+    "user": ["ann", None, "bob", "ann"],
+    "item": [7, 8, None, 7],
+    "price": [0.5, None, 2.0, 1.0],
+    "tags": [["x", None], None, [], ["y"]],
+    "y": [1, 0, 0, 1],
+}
+
+
+@pytest.mark.parametrize("make", [dict, pd.DataFrame, lambda columns: pd.DataFrame(columns).convert_dtypes(), pl.DataFrame])
+def test_data_frames_and_their_missing_values(make):
+    columns = {"user": "string_categorical", "item": "integer_categorical", "price": "float"}
+    schema = Schema({**columns, "tags": Schema.string_categorical(multivalued=True)}, label="y")
+    frame = make(FRAMED)
+    schema.adapt(frame)
+    assert schema.vocabulary("user") == ["[UNSEEN]", "[MISSING]", "ann", "bob"]
+    assert schema.vocabulary("item") == ["[UNSEEN]", "[MISSING]", "7", "8"]
+    inputs, labels = schema.training_batch(frame)
+    assert inputs["ids"].numpy().tolist() == [[2, 6, 8, 11], [1, 7, -1, 10], [3, 5, 8, 10], [2, 6, 8, 12]]
+    assert inputs["values"].numpy()[:, 2].tolist() == [0.5, 0, 2, 1]
+    assert labels.numpy()[:, 0].tolist() == [1, 0, 0, 1]
 
 
 def test_numbers_must_be_finite_to_learn_from():
@@ -491,12 +514,19 @@ class TestColumnsThatDontFit:
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"user.* must be of shape \[batch\] or \[batch, 1\]"):
             in_graph({"user": tf.constant([["ann", "bob"]]), "price": tf.constant([1.0])})
 
-    def test_data_frames_get_a_hint(self) -> None:
-        class Frame:
-            columns = ("user", "price")
+    def test_neither_a_mapping_nor_a_data_frame(self) -> None:
+        with pytest.raises(TypeError, match="must be a mapping of column names, or a data frame. Received: list"):
+            self.schema([1])
 
-        with pytest.raises(TypeError, match=r"give dict\(frame\) for a data frame"):
-            self.schema(Frame())
+    def test_no_feature_is_left(self) -> None:
+        columns = dict.fromkeys(
+            ("user", "shop"), Schema.string_categorical(min_count=2, num_oov_indices=0, missing="ignore")
+        )
+        schema = Schema(columns)
+        with pytest.raises(ValueError, match=r"no feature is left of the columns \['user', 'shop'\]"):
+            schema.adapt({"user": ["a", "b"], "shop": ["a", ""]})
+        assert not schema.is_adapted
+        schema.adapt({"user": ["a", "b"], "shop": ["a", "a"]})
 
     def test_functions_that_were_not_called(self) -> None:
         with pytest.raises(TypeError, match="column 'user' must be what a function of Schema returns: call it"):
