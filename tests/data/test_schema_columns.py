@@ -515,7 +515,7 @@ class TestColumnsThatDontFit:
             in_graph({"user": tf.constant([["ann", "bob"]]), "price": tf.constant([1.0])})
 
     def test_neither_a_mapping_nor_a_data_frame(self) -> None:
-        with pytest.raises(TypeError, match="must be a mapping of column names, or a data frame. Received: list"):
+        with pytest.raises(TypeError, match=r"must be a mapping of column names, or a data frame\. Received: list"):
             self.schema([1])
 
     def test_no_feature_is_left(self) -> None:
