@@ -114,3 +114,27 @@ def distinct_ids(feature_ids: npt.ArrayLike, num_features: int) -> npt.NDArray[n
     if unique.size != ids.size:
         raise ValueError(f"`feature_ids` must not repeat. Received feature {unique[np.argmax(times)]} more than once")
     return ids
+
+
+def counts_of_features(
+    given: Any, num_features: int | None = None, where: str = "", name: str = "counts"
+) -> npt.NDArray[Any]:
+    """Counts as an array `[num_features]`, which may be the given one.
+
+    Raises:
+        TypeError: They are not numbers.
+        ValueError: The shape does not fit, or a count is negative or not finite.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{where}`{name}` must be numbers. Received: dtype {array.dtype}")
+    if array.ndim != 1 or array.size == 0 or (num_features is not None and array.size != num_features):
+        expected = "num_features" if num_features is None else f"num_features={num_features}"
+        raise ValueError(f"{where}`{name}` must be of shape [{expected}]. Received: shape {array.shape}")
+    if not (array.min() >= 0 and np.isfinite(array.max())):
+        wrong = np.flatnonzero(~((array >= 0) & np.isfinite(array)))
+        raise ValueError(
+            f"{where}`{name}` must be non-negative and finite. "
+            f"Received: {name}[{wrong[0]}]={array[wrong[0]]} ({wrong.size} such features)"
+        )
+    return array

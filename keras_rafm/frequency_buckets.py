@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keras_rafm.arguments import counts_of_features
 from keras_rafm.rank_plan import RankPlan
 
 FrequencyLoss = Literal["log_loss", "rmse"]
@@ -93,16 +94,7 @@ def checked_counts(counts: Any, num_features: int | None = None, where: str = ""
         if counts.counts is None:
             raise ValueError(f"{where}`{name}` must be counts or a RankPlan made from counts. Received: {counts!r}")
         counts = counts.counts
-    array = np.asarray(counts)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{where}`{name}` must be numbers. Received: dtype {array.dtype}")
-    if array.ndim != 1 or array.size == 0 or (num_features is not None and array.size != num_features):
-        expected = "num_features" if num_features is None else f"num_features={num_features}"
-        raise ValueError(f"{where}`{name}` must be of shape [{expected}]. Received: shape {array.shape}")
-    if not (array.min() >= 0 and np.isfinite(array.max())):
-        wrong = np.flatnonzero(~((array >= 0) & np.isfinite(array)))[0]
-        raise ValueError(f"{where}`{name}` must be non-negative and finite. Received: {name}[{wrong}]={array[wrong]}")
-    return array
+    return counts_of_features(counts, num_features, where, name)
 
 
 def bucket_of_counts(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:

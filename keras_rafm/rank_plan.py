@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_rafm.arguments import counts_of_features
+
 IntArray = npt.NDArray[np.int32]
 
 _FORMAT = "keras_rafm.RankPlan"
@@ -155,7 +157,7 @@ class RankPlan(PlanSizes):
     ) -> None:
         ranks = _checked_ranks(ranks)
         self._levels = _checked_levels(levels, len(ranks))
-        self._counts = None if counts is None else _checked_counts(counts, self._levels.size)
+        self._counts = None if counts is None else counts_of_features(counts, self._levels.size).copy()
         sizes = np.bincount(self._levels, minlength=len(ranks) + 1)[1:][::-1].cumsum()[::-1].tolist()
         self._slots_are_given = slots is not None
         if slots is None:
@@ -189,7 +191,7 @@ class RankPlan(PlanSizes):
             )
         if not (np.all(limits >= 0) and np.all(limits[1:] > limits[:-1])):
             raise ValueError(f"`thresholds` must be non-negative and increasing. Received: thresholds={tuple(thresholds)}")
-        checked = _checked_counts(counts)
+        checked = counts_of_features(counts)
         levels = np.ones(checked.size, np.int32)
         for limit in limits:
             levels += checked > limit
@@ -382,22 +384,6 @@ def _checked_slots(slots: npt.ArrayLike, levels: IntArray, level_sizes: list[int
             f"Received: slots[{wrong[0]}]={array[wrong[0]]} for a feature of level {levels[wrong[0]]}"
         )
     return array.astype(np.int32)
-
-
-def _checked_counts(counts: npt.ArrayLike, num_features: int | None = None) -> npt.NDArray[Any]:
-    array = np.asarray(counts)
-    if array.ndim != 1 or array.size < 1 or (num_features is not None and array.size != num_features):
-        expected = "[num_features], at least one feature" if num_features is None else f"[{num_features}], as `levels`"
-        raise ValueError(f"`counts` must be of shape {expected}. Received shape {array.shape}")
-    if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise TypeError(f"`counts` must be numbers. Received dtype {array.dtype}")
-    wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
-    if wrong.size:
-        raise ValueError(
-            "`counts` must be non-negative and finite. "
-            f"Received: counts[{wrong[0]}]={array[wrong[0]]} ({wrong.size} such features)"
-        )
-    return array.copy()
 
 
 def _megabytes(factors: int) -> str:

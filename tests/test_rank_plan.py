@@ -383,7 +383,7 @@ class TestErrors:
             ([INF, 1.0, 1.0], r"counts\[0\]=inf"),
             ([[1, 2, 3]], r"shape.*\(1, 3\)"),
             (3, "shape"),
-            ([], "at least one feature|as `levels`"),
+            ([], r"at least one.*Received: shape \(0,\)"),
         ],
     )
     @pytest.mark.parametrize("given_to", ["from_counts", "init"])
@@ -396,7 +396,7 @@ class TestErrors:
             make[given_to]()
 
     def test_counts_of_another_length(self) -> None:
-        with pytest.raises(ValueError, match=r"`counts` must be of shape \[3\].*\(2,\)"):
+        with pytest.raises(ValueError, match=r"`counts` must be of shape \[num_features=3\].*\(2,\)"):
             kr.RankPlan([1, 2, 1], (4, 8), [1, 2])
 
     @pytest.mark.parametrize("counts", [["1", "2"], [True, False], [1j, 2], [None, 1]])
