@@ -130,7 +130,7 @@ def counts_of_features(
         raise TypeError(f"{where}`{name}` must be numbers. Received: dtype {array.dtype}")
     if array.ndim != 1 or array.size == 0 or (num_features is not None and array.size != num_features):
         expected = "num_features" if num_features is None else f"num_features={num_features}"
-        raise ValueError(f"{where}`{name}` must be of shape [{expected}]. Received: shape {array.shape}")
+        raise ValueError(f"{where}`{name}` must be of shape [{expected}], at least one. Received: shape {array.shape}")
     if not (array.min() >= 0 and np.isfinite(array.max())):
         wrong = np.flatnonzero(~((array >= 0) & np.isfinite(array)))
         raise ValueError(
