@@ -40,10 +40,12 @@ PYTEST = -m pytest --numprocesses 2 --dist worksteal
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
-# Not what doesn't depend on TensorFlow: downloads, DuckDB; nor the command line, whose parts are tested here one by one.
+# Not what doesn't depend on TensorFlow: downloads, DuckDB, parsing of text, plots, benchmarks; nor the command line, whose
+# parts are tested here one by one.
 test-latest: $(LATEST_VENV)/.installed
 	$(LATEST_VENV)/bin/python $(PYTEST) --ignore tests/cli --ignore tests/data/test_known_datasets.py \
-		--ignore tests/data/test_duckdb_counts.py
+		--ignore tests/data/test_duckdb_counts.py --ignore tests/data/test_delimited.py --ignore tests/test_plots.py \
+		--ignore tests/test_benchmarks.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -31,8 +31,12 @@ _QUICK = {"stream_timeout_ms": 6000, "poll_timeout_ms": 200}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=_MESSAGES)
+    parser.add_argument("--formats", default=",".join(_FORMATS), help="of messages, separated by commas")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
+    formats = options.formats.split(",")
+    if not set(formats) <= set(_FORMATS):
+        parser.error(f"--formats must be some of {', '.join(_FORMATS)}. Received: {options.formats}")
     import tensorflow as tf
     from confluent_kafka import Producer
 
@@ -51,7 +55,7 @@ def main() -> None:
     )
     print("| messages | mapped, messages/s | fit | messages alone | ratio of mapped | of fit |")
     print("|---|---|---|---|---|---|", flush=True)
-    for message_format in _FORMATS:
+    for message_format in formats:
         for number, row in enumerate(rows):
             producer.produce(message_format, value=_message(row, message_format), key=str(number))
             producer.poll(0)

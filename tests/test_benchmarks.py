@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -360,3 +361,41 @@ def test_plot(tmp_path: Path) -> None:
 def test_a_verdict_in_the_report() -> None:
     result = CaseResult("one", "One", [], [], [Verdict("time of a over that of b", 1.3, True, Spread(1.5, 1.4, 1.6))])
     assert "| time of a over that of b | at most 1.3 | 1.5 (1.4 – 1.6) | **not reached** |" in report.case_text(result)
+
+
+def rows_of_table(module, *words):
+    """What a benchmark prints, by column, of a run on tiny data."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in result.stdout.splitlines() if line[:1] == "|"
+    )
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_reading_of_all_kinds_of_files():
+    rows = rows_of_table("reading", "--rows", "300")
+    kinds = ["csv", "quoted.csv", "csv.gz", "parquet", "tfrecord", "avro", "libfm"]
+    assert [row["file"] for row in rows] == [f"rows.{kind}" for kind in kinds for _ in range(3)]
+    assert [row["what"] for row in rows] == ["raw columns", "mapped", "fit"] * len(kinds)
+    assert all(int(row["rows/s"].replace(",", "")) > 0 for row in rows)
+    assert {row["peer"] for row in rows} >= {"make_csv_dataset", "make_csv_dataset + StringLookup", "fastavro alone"}
+    assert all(int(row["its rows/s"].replace(",", "")) > 0 for row in rows if row["peer"])
+
+
+def test_counting_of_files():
+    rows = rows_of_table("counting", "--rows", "500", "--columns", "2", "--runs", "1", "--kinds", "parquet,csv.gz")
+    ours = [row for row in rows if row["counted by"] == "duckdb"]
+    files = [f"{dtype}.{kind}" for dtype in ("int64", "string") for kind in ("parquet", "csv.gz")]
+    assert [row["file"] for row in ours] == files
+    assert {row["counted by"] for row in rows} == {"duckdb", "polars", "pyarrow"}
+    assert all(int(row["rows/s"].replace(",", "")) > 0 for row in rows)
+
+
+@pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
+def test_reading_from_kafka():
+    (row,) = rows_of_table("kafka", "--messages", "3000", "--runs", "1", "--formats", "json")
+    assert row["messages"] == "json"
+    assert all(float(value.replace(",", "")) > 0 for name, value in row.items() if name != "messages")
