@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_rafm
+from keras_rafm.cli.checks import check_columns, check_model, warn_of_columns, warn_of_labels, warn_of_names
 from keras_rafm.cli.counting import adapt
 from keras_rafm.cli.encoded import Encoded, encode, explained
 from keras_rafm.cli.measuring import measured
-from keras_rafm.cli.parser import given_settings
+from keras_rafm.cli.output import output
+from keras_rafm.cli.parser import settings_of
 from keras_rafm.cli.progress import counted
-from keras_rafm.cli.run_directory import RunDirectory, State
-from keras_rafm.cli.settings import Settings, UsageError
-from keras_rafm.cli.source import format_of_dataset, format_of_settings, source_of
+from keras_rafm.cli.run_directory import RunDirectory, Sizes, State
+from keras_rafm.cli.settings import Settings, UsageError, check_thresholds
+from keras_rafm.cli.source import (
+    Source,
+    format_of_dataset,
+    named_format,
+    options_of_text,
+    source_of,
+    with_options_of_text,
+)
 from keras_rafm.cli.training import make_deterministic, new_model, train
-from keras_rafm.data import Schema, SkippedRows
+from keras_rafm.data import CSVFormat, Schema, SkippedRows
 from keras_rafm.data._delimited_format import MalformedRowError
 from keras_rafm.data._files import files_of
 from keras_rafm.data.formats import FileFormat
@@ -55,8 +64,8 @@ def print_versions() -> None:
 
 
 def _count(parsed: argparse.Namespace) -> None:
-    settings = _settings(parsed)
-    source = source_of(settings)
+    settings = settings_of(parsed)
+    source = source_of(settings, with_labels=False)
     with _skipped_rows(settings) as on_error:
         adapt(source, on_error)
     source.schema.summary()
@@ -70,17 +79,19 @@ def _count(parsed: argparse.Namespace) -> None:
 
 
 def _plan(parsed: argparse.Namespace) -> None:
-    settings = _settings(parsed)
+    settings = settings_of(parsed)
+    candidates = [settings.thresholds, *(tuple(t) for t in parsed.try_ or [])]
+    for thresholds in candidates[1:]:
+        check_thresholds("try", thresholds, settings.ranks)
     if parsed.schema is not None:
-        schema = Schema.load(parsed.schema)
+        schema = _schema_of(Path(parsed.schema))
     else:
-        source = source_of(settings)
+        source = source_of(settings, with_labels=False)
         with _skipped_rows(settings) as on_error:
             adapt(source, on_error)
         schema = source.schema
     plan = RankPlan.from_counts(schema.counts, settings.ranks, settings.thresholds)
     plan.summary()
-    candidates = [settings.thresholds, *(tuple(t) for t in parsed.try_ or [])]
     if len(candidates) > 1:
         print()
         _print_rows(_compared(schema.counts, settings.ranks, candidates))
@@ -88,12 +99,29 @@ def _plan(parsed: argparse.Namespace) -> None:
 
 def _train(parsed: argparse.Namespace) -> None:
     run_directory = RunDirectory(parsed.output)
-    settings = _settings_to_resume(parsed, run_directory) if parsed.resume else _settings_to_begin(parsed, run_directory)
+    if parsed.resume:
+        run_directory.settings()  # that there is a run
+    else:
+        run_directory.refuse_if_used()
+    with run_directory.locked():
+        if not parsed.resume:
+            run_directory.refuse_if_used()  # another process may just have ended
+        _train_locked(parsed, run_directory)
+
+
+def _train_locked(parsed: argparse.Namespace, run_directory: RunDirectory) -> None:
+    settings = _settings_to_resume(parsed, run_directory) if parsed.resume else settings_of(parsed).with_absolute_paths()
     if settings.deterministic:
         make_deterministic()
     goes_on = parsed.resume and run_directory.has_checkpoint
     source = source_of(settings, run_directory.schema() if goes_on else None)
-    schema = source.schema
+    schema, sizes = source.schema, _sizes(source)
+    if goes_on:
+        run_directory.check_files(sizes)
+    else:
+        check_model(settings)
+        warn_of_names(schema)
+        check_columns(source, settings)
     model: Any = None
     state, plan = State(), None
     with _skipped_rows(settings) as on_error:
@@ -104,6 +132,7 @@ def _train(parsed: argparse.Namespace) -> None:
             adapt(source, on_error)
             schema.summary()
             print()
+            warn_of_columns(schema)
             plan = RankPlan.from_counts(schema.counts, settings.ranks, settings.thresholds)
             plan.summary()
         limit = settings.memory_limit_mb * 10**6
@@ -114,27 +143,19 @@ def _train(parsed: argparse.Namespace) -> None:
             if not (state.ended and split == "train")
         }
         if plan is not None:
+            warn_of_labels(encoded)
             model = new_model(schema, plan, settings, encoded["train"].mean_label)
-            run_directory.begin(settings, schema, plan)
+            run_directory.begin(settings, schema, plan, sizes)
             run_directory.save_checkpoint(model, state)
         if not state.ended:
             train(run_directory, model, state, settings, schema, encoded["train"], encoded.get("validation"))
     _report(run_directory, schema, {split: own for split, own in encoded.items() if split != "train"})
 
 
-def _settings_to_begin(parsed: argparse.Namespace, run_directory: RunDirectory) -> Settings:
-    settings = _settings(parsed).with_absolute_paths()
-    path = run_directory.path
-    if path.exists() and (path.is_file() or any(path.iterdir())):
-        hint = "go on with it by --resume, or " if run_directory.is_run else ""
-        raise UsageError(f"{path} is not empty: {hint}name another directory by --output")
-    return settings
-
-
 def _settings_to_resume(parsed: argparse.Namespace, run_directory: RunDirectory) -> Settings:
     """Those of the run, but for how long it goes on."""
-    of_run, given = run_directory.settings(), given_settings(parsed)
-    settings = Settings.of({**vars(of_run), **given}, "settings").with_absolute_paths()
+    of_run = run_directory.settings().with_homes()
+    settings = settings_of(parsed, vars(of_run)).with_absolute_paths()
     changed = [name for name, value in vars(settings).items() if value != getattr(of_run, name)]
     fixed = [_flag(name) for name in changed if name not in _NEW_ON_RESUME]
     if fixed:
@@ -154,6 +175,18 @@ def _go_on(run_directory: RunDirectory, settings: Settings, state: State, valida
         return
     run_directory.forget_report()
     print(f"going on after {state.epoch} epochs" + (f" and {state.step} steps" if state.step else ""), file=sys.stderr)
+
+
+def _sizes(source: Source) -> Sizes:
+    """Of the files that a run is trained with."""
+    return {split: {file: _size(file) for file in source.files.get(split, ())} for split in ("train", "validation")}
+
+
+def _size(file: str) -> int | None:
+    try:
+        return int(tf.io.gfile.stat(file).length)
+    except tf.errors.OpError:  # such as a server that does not tell
+        return None
 
 
 def _flag(name: str) -> str:
@@ -189,7 +222,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     file_format = _format_of_run(run_directory, parsed, files)
     with _skipped_rows(parsed) as on_error:
         batches = schema.dataset(files, parsed.batch_size, file_format=file_format, on_error=on_error)
-        checked = explained(batches, file_format, files, schema.raw_columns(training=True), on_error)
+        checked = explained(batches, schema, files, file_format, on_error)
         rows = counted(checked, "evaluating", lambda batch: int(batch[1].shape[0]))
         _print_measured(split, measured(model, schema.task, rows))
 
@@ -206,11 +239,11 @@ def _predict(parsed: argparse.Namespace) -> None:
     schema, model = run_directory.schema(), run_directory.model()
     files = files_of(parsed.data)
     is_classifier = schema.task == "classification"
-    with _skipped_rows(parsed) as on_error, _opened(parsed.output) as file:
-        file_format = _format_of_run(run_directory, parsed, files)
+    file_format = _format_of_run(run_directory, parsed, files)
+    with _skipped_rows(parsed) as on_error, output(parsed.output, files) as file:
         batches = schema.dataset(files, parsed.batch_size, training=False, file_format=file_format, on_error=on_error)
         file.write("score,probability\n" if is_classifier else "prediction\n")
-        checked = explained(batches, file_format, files, schema.raw_columns(training=False), on_error)
+        checked = explained(batches, schema, files, file_format, on_error, training=False)
         for inputs in counted(checked, "predicting", lambda inputs: int(inputs["ids"].shape[0])):
             scores = model.predict_on_batch(inputs)[:, 0]
             if is_classifier:
@@ -263,12 +296,14 @@ def _schema_in(path: Path) -> Path | None:
     return None
 
 
+def _schema_of(path: Path) -> Schema:
+    """That of a run, of an exported model, or that a folder is."""
+    run_directory = RunDirectory(path)
+    return run_directory.schema() if run_directory.is_run else Schema.load(_schema_in(path) or path)
+
+
 def _best(state: State) -> str:
     return "" if state.best_epoch is None else f"; the best one is {state.best_epoch} with {state.best_loss:.5f}"
-
-
-def _settings(parsed: argparse.Namespace) -> Settings:
-    return Settings.of(given_settings(parsed), "settings")
 
 
 @contextlib.contextmanager
@@ -300,20 +335,29 @@ class _SkippedOnce(SkippedRows):
 
 
 def _format_of_run(run_directory: RunDirectory, parsed: argparse.Namespace, files: list[str]) -> FileFormat:
-    """The format that is named, or that of the training data."""
+    """The format that is named, or that of the training data; of text with the options of the training data."""
     settings = run_directory.settings()
-    if parsed.format is not None:
-        same = settings.format in (None, parsed.format)
-        return format_of_settings(replace(settings if same else Settings(task=settings.task), format=parsed.format), files)
-    if settings.dataset is not None:
-        return format_of_dataset(settings.dataset)
-    return format_of_settings(settings, files)
+    if parsed.format is None and settings.dataset is not None:
+        file_format = format_of_dataset(settings.dataset)
+    else:
+        file_format = named_format(parsed.format or settings.format, files)
+    is_alike = None in (settings.format, parsed.format) or settings.format == parsed.format
+    if is_alike and isinstance(file_format, CSVFormat):
+        options = options_of_text(settings)
+        if file_format.delimiter == "\t" and settings.format != "tsv":
+            options.pop("delimiter", None)
+        file_format = with_options_of_text(file_format, options)
+    return with_options_of_text(file_format, options_of_text(parsed))
 
 
 def _print_measured(split: str, measured: dict[str, dict[str, float]]) -> None:
     for name, values in measured.items():
-        metrics = ", ".join(f"{metric} {value:.5f}" for metric, value in values.items() if metric != "rows")
+        metrics = ", ".join(f"{metric} {_shown(value)}" for metric, value in values.items() if metric != "rows")
         print(f"{split}: {name}: {metrics} ({values['rows']:,.0f} rows)")
+
+
+def _shown(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.5f}"
 
 
 def _most_frequent(schema: Schema, name: str, number: int) -> str:
@@ -344,19 +388,3 @@ def _print_rows(rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-
-
-@contextlib.contextmanager
-def _opened(path: str | None) -> Iterator[TextIO]:
-    if path is None:
-        yield sys.stdout
-        return
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise UsageError(f"--output must be a file in a directory that is there. Received: {path}")
-    unfinished = Path(path).with_name(f".{Path(path).name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_rafm.cli.progress import counted
 from keras_rafm.data import Schema
 from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu
-from keras_rafm.data._raw import RawColumn
+from keras_rafm.data._files import is_gzip
 from keras_rafm.data.formats import FileFormat, OnError
 from keras_rafm.occurrences import PADDING_ID
 
@@ -71,14 +71,13 @@ class Encoded:
         return gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, None).prefetch(tf.data.AUTOTUNE)
 
     def explain(self) -> None:
-        """After reading ended in an error: have the format say what is wrong where.
+        """After reading ended in an error: say what is wrong where.
 
         Raises:
-            ValueError: A file is damaged.
+            ValueError: A file is damaged, or a row of it is refused.
         """
         if self.arrays is None:
-            for file in self.files:
-                self.file_format.explain(file, self.schema.raw_columns(training=True), self.on_error)
+            self.schema.explain(self.files, file_format=self.file_format, on_error=self.on_error)
 
 
 def encode(
@@ -94,7 +93,7 @@ def encode(
     batches = schema.dataset(files, _ROWS_READ_AT_ONCE, file_format=file_format, on_error=on_error)
     parts: list[Any] = []
     size, label_sum, num_rows = 0, 0.0, 0
-    checked = explained(batches, file_format, files, schema.raw_columns(training=True), on_error)
+    checked = explained(batches, schema, files, file_format, on_error)
     for batch in counted(checked, description, lambda batch: int(batch[1].shape[0]), expected_rows):
         parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), batch))
         size += sum(array.nbytes for array in tf.nest.flatten(parts[-1]))
@@ -110,24 +109,28 @@ def encode(
 
 def explained(
     batches: Iterable[Any],
-    file_format: FileFormat,
+    schema: Schema,
     files: Sequence[str],
-    columns: Sequence[RawColumn],
+    file_format: FileFormat,
     on_error: OnError | None,
+    training: bool = True,
 ) -> Iterator[Any]:
-    """The same batches; where reading ends in an error, or may have ended too early, the format says what is wrong where.
+    """The same batches; where reading ends in an error, or may have ended too early, it is said what is wrong where.
 
     Raises:
-        ValueError: A file is damaged.
+        ValueError: A file is damaged, or a row of it is refused.
     """
+    columns = schema.raw_columns(training)
     try:
         yield from batches
     except tf.errors.OpError:
+        if schema.is_adapted:
+            schema.explain(files, training=training, file_format=file_format, on_error=on_error)
         for file in files:
             file_format.explain(file, columns, on_error)
         raise
     for file in files:
-        if file.endswith(".gz"):  # TensorFlow may take a file for ended that was cut off
+        if is_gzip(file):  # TensorFlow may take a file for ended that was cut off
             file_format.explain(file, columns, on_error)
 
 

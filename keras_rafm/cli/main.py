@@ -1,6 +1,7 @@
 """The entry of the command line tool: what runs a command, and what its end means.
 
-Exit codes: 0 done; 1 an error of the program; 2 what was asked can't be done, the message says why; 130 interrupted.
+Exit codes: 0 done; 1 an error of the program, or training that diverged; 2 what was asked can't be done, the message says
+why; 130 interrupted; 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_rafm.cli.parser import parse
+from keras_rafm.cli.settings import DivergedError
+from keras_rafm.cli.signals import Ended, signals_raised
 
-_DONE, _USAGE, _INTERRUPTED = 0, 2, 130
+_DONE, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+_SIGNAL = 128  # and the number of the signal, as in shells
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,25 +34,33 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parsed = parse(arguments)
     try:
-        with _without_noise():
-            import keras_rafm.cli.commands as commands
-        if parsed.version:
-            commands.print_versions()
-        else:
-            commands.run(parsed)
+        with signals_raised():
+            with _without_noise():
+                import keras_rafm.cli.commands as commands
+            if parsed.version:
+                commands.print_versions()
+            else:
+                commands.run(parsed)
+    except Ended as ended:
+        with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+            print(f"\nended by {ended}{_resume_hint(parsed)}", file=sys.stderr)
+        return _SIGNAL + ended.number
     except KeyboardInterrupt:
         print("\ninterrupted" + _resume_hint(parsed), file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # `keras-rafm predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter will flush what nobody reads
-        return 1 if parsed.command == "train" else _DONE
+        return _FAILED if parsed.command == "train" else _DONE
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
     except Exception as error:
         if getattr(parsed, "debug", False):
             traceback.print_exc()
         elif not _is_about_input(error):
             print("this is an error of the program; --debug shows where", file=sys.stderr)
         print(f"error: {_message(error)}", file=sys.stderr)
-        return _USAGE if _is_about_input(error) else 1
+        return _USAGE if _is_about_input(error) else _FAILED
     return _DONE
 
 

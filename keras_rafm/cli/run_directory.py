@@ -2,10 +2,12 @@
 
     settings.json              what the run was told
     schema/, plan.npz          what was learnt by counting
+    begun.json                 what has to stay as it is: the digest of the schema, names and sizes of the files
     checkpoints/EPOCH-STEP/    model.keras with its optimizer, state.json
     best/EPOCH.keras           the model of the best epoch so far
     report.json                what the finished run reached on each split
     logs/                      for TensorBoard
+    .lock                      there and locked while a process trains
 
 A checkpoint is written beside its place and then renamed, and the one before it is removed after that: whenever the process
 is killed, there is a whole one.
@@ -13,19 +15,28 @@ is killed, there is a whole one.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_rafm.cli.locks import locked
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import Schema
 from keras_rafm.rank_plan import RankPlan
+
+#: Of each split: names of files and how many bytes each has, `None` where nobody knows.
+Sizes = Mapping[str, Mapping[str, int | None]]
+
+_LOCK = ".lock"
 
 
 @dataclass
@@ -67,11 +78,61 @@ class RunDirectory:
         """Whether a run was begun there."""
         return (self.path / "settings.json").is_file()
 
-    def begin(self, settings: Settings, schema: Schema, plan: RankPlan) -> None:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory, and keep other processes from training in it. It is removed if nothing came into it.
+
+        Raises:
+            UsageError: One does.
+        """
+        absent = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self.path / _LOCK, f"another process trains in {self.path}: wait until it has ended"):
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                for path in absent:
+                    path.rmdir()
+
+    def refuse_if_used(self) -> None:
+        """Raise a `UsageError` if no run can be begun there."""
+        if not self.path.exists() or (self.path.is_dir() and {own.name for own in self.path.iterdir()} <= {_LOCK}):
+            return
+        hint = "go on with it by --resume, or " if self.is_run else ""
+        raise UsageError(f"{self.path} is not empty: {hint}name another directory by --output")
+
+    def begin(self, settings: Settings, schema: Schema, plan: RankPlan, sizes: Sizes) -> None:
         """Keep what was told and counted. The settings come first: from them alone a killed run can be begun anew."""
         self.keep_settings(settings)
         schema.save(self.path / "schema")
         plan.save(self.path / "plan.npz")
+        begun = {"schema": self._schema_digest(), "files": sizes}
+        _write(self.path / "begun.json", json.dumps(begun, indent=2, ensure_ascii=False) + "\n")
+
+    def check_files(self, sizes: Sizes) -> None:
+        """Raise a `UsageError` that names the first file that is another than when the run began."""
+        for split, before in self._begun().get("files", {}).items():
+            now = sizes.get(split, {})
+            for file in [*before, *now]:
+                if file not in now:
+                    raise _changed(split, f"{file} was one of its files when the run began and is none now")
+                if file not in before:
+                    raise _changed(split, f"{file} was none of its files when the run began and is one now")
+                if None not in (before[file], now[file]) and before[file] != now[file]:
+                    had = f"{file} had {before[file]:,} bytes when the run began and has {now[file]:,} now"
+                    raise _changed(split, had)
+
+    def _begun(self) -> Any:
+        path = self.path / "begun.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # older runs have none
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged: {error}") from error
+
+    def _schema_digest(self) -> Any:
+        """That which the schema says of itself, of vocabularies and counts too, and which is checked as it is loaded."""
+        return json.loads((self.path / "schema" / "schema.json").read_text(encoding="utf-8"))["digest"]
 
     def keep_settings(self, settings: Settings) -> None:
         """Keep what was told."""
@@ -92,12 +153,20 @@ class RunDirectory:
         """The schema.
 
         Raises:
-            UsageError: There is no run, or it was killed before it had one.
+            UsageError: There is no run, it was killed before it had one, or it is not the one that the run began with.
+            ValueError: As of `Schema.load`.
         """
         self.settings()  # that there is a run
-        if not (self.path / "schema").is_dir():
+        path = self.path / "schema"
+        if not path.is_dir():
             raise UsageError(f"{self.path} was begun and has no schema yet: go on by train --resume")
-        return Schema.load(self.path / "schema")
+        schema = Schema.load(path)
+        found, expected = self._schema_digest(), self._begun().get("schema")
+        if expected not in (None, found):
+            raise UsageError(
+                f"{path} is another schema than the run was trained with: its digest is {found}, expected {expected}"
+            )
+        return schema
 
     def plan(self) -> RankPlan:
         """The plan."""
@@ -186,13 +255,20 @@ class RunDirectory:
         (self.path / "report.json").unlink(missing_ok=True)
 
     def write_report(self, report: Any) -> None:
-        """Keep what was reached."""
-        _write(self.path / "report.json", json.dumps(report, indent=2) + "\n")
+        """Keep what was reached, with null for numbers that are not finite."""
+        finite = keras.tree.map_structure(
+            lambda own: None if isinstance(own, float) and not math.isfinite(own) else own, report
+        )
+        _write(self.path / "report.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
     def report(self) -> Any:
         """What was reached, or `None` before the end."""
         path = self.path / "report.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _changed(split: str, how: str) -> UsageError:
+    return UsageError(f"the {split} data changed: {how}. --resume needs the files as they were; train anew with new ones")
 
 
 def _model(path: Path) -> keras.Model:

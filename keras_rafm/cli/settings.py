@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import itertools
 import json
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from keras_rafm.extras import imported
 
+FORMATS = ("csv", "tsv", "parquet", "tfrecord", "avro", "libfm")
+
 
 class UsageError(ValueError):
     """A command can't be carried out as it was given."""
+
+
+class SettingError(UsageError):
+    """A setting is out of range.
+
+    Attributes:
+        names: Of the setting and of others that it depends on.
+    """
+
+    def __init__(self, name: str, expected: str, received: object, *others: str) -> None:
+        super().__init__(f"{_flag(name)} must be {expected}. Received: {received}")
+        self.names = (name, *others)
+
+
+class DivergedError(ArithmeticError):
+    """Training came to numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +51,11 @@ class Settings:
         train: Files, folders or patterns to train on.
         validation: Files to stop early on.
         test: Files to report on.
-        format: Of the files: csv, tsv, parquet, tfrecord or libfm. By default their names tell.
+        format: Of the files: csv, tsv, parquet, tfrecord, avro or libfm. By default their names tell.
         delimiter: Of text files.
         quote: Of text files; empty for none.
         column_names: Of text files without a header.
+        missing_values: Fields of text that stand for no value, as empty ones do.
         columns: Kind and options of each column: `{"user": "string_categorical", "genres": {"kind": "string_categorical",
             "separator": "|"}}`.
         label: Column of labels.
@@ -42,7 +63,7 @@ class Settings:
         positive_label: The label that counts as 1.
         sample_weight: Column of sample weights.
         min_count: Of known datasets: how often a value must occur to have a feature of its own.
-        on_error: raise, or skip malformed rows of text.
+        on_error: raise, or skip malformed rows.
         ranks: D_1 < … < D_m.
         thresholds: One less than ranks: a feature that occurs more often gets the next rank.
         dependent_loss_weight: As in `RaFMLayer`; empty for its default.
@@ -71,6 +92,7 @@ class Settings:
     delimiter: str | None = None
     quote: str | None = None
     column_names: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] = ()
     columns: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
     task: str | None = None
@@ -96,26 +118,22 @@ class Settings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        _one_of(self, "format", (None, "csv", "tsv", "parquet", "tfrecord", "libfm"))
+        _one_of(self, "format", (None, *FORMATS))
         _one_of(self, "task", (None, "classification", "regression"))
         _one_of(self, "on_error", ("raise", "skip"))
         _one_of(self, "optimizer", ("LazyAdam", "SparseAdagrad", "SparseFtrl"))
         for name in ("batch_size", "epochs", "steps_per_execution", "patience", "memory_limit_mb"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{_flag(name)} must be at least 1. Received: {getattr(self, name)}")
+                raise SettingError(name, "at least 1", getattr(self, name))
         if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--learning-rate must be a finite number above 0. Received: {self.learning_rate}")
+            raise SettingError("learning_rate", "a finite number above 0", self.learning_rate)
         if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed must be from 0 to 2**32 - 1. Received: {self.seed}")
+            raise SettingError("seed", "from 0 to 2**32 - 1", self.seed)
         if not self.ranks or any(a >= b for a, b in zip((0, *self.ranks), self.ranks, strict=False)):
-            raise UsageError(f"--ranks must be positive and increasing, at least one. Received: {_shown(self.ranks)}")
+            raise SettingError("ranks", "positive and increasing, at least one", _shown(self.ranks))
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
-            raise UsageError(f"--checkpoint-steps must be at least 1. Received: {self.checkpoint_steps}")
-        if len(self.thresholds) != len(self.ranks) - 1:
-            raise UsageError(
-                f"--thresholds must be one less than --ranks. Received: thresholds {_shown(self.thresholds)} for ranks "
-                f"{_shown(self.ranks)}"
-            )
+            raise SettingError("checkpoint_steps", "at least 1", self.checkpoint_steps)
+        check_thresholds("thresholds", self.thresholds, self.ranks)
 
     def as_json(self) -> str:
         """What `from_json` reads."""
@@ -123,11 +141,21 @@ class Settings:
 
     def with_absolute_paths(self) -> Settings:
         """The same files, wherever a later process is started."""
+        return self._with_paths(os.path.abspath)
+
+    def with_homes(self) -> Settings:
+        """The same with the home directories that `~` at the start of paths stands for."""
+        return self._with_paths(os.path.expanduser)
+
+    def _with_paths(self, changed: Callable[[str], str]) -> Settings:
+        def local(path: str) -> str:
+            return path if "://" in path else changed(path)
+
         found: dict[str, Any] = {
-            name: _absolute(getattr(self, name)) for name in ("path", "cache_dir") if getattr(self, name) is not None
+            name: local(getattr(self, name)) for name in ("path", "cache_dir") if getattr(self, name) is not None
         }
         for name in ("train", "validation", "test"):
-            found[name] = tuple(map(_absolute, getattr(self, name)))
+            found[name] = tuple(map(local, getattr(self, name)))
         return dataclasses.replace(self, **found)
 
     @classmethod
@@ -144,17 +172,36 @@ class Settings:
         """Settings of plain values; others have their defaults.
 
         Raises:
-            UsageError: A key is unknown or a value is of the wrong kind.
+            UsageError: A key is unknown, or a value is of the wrong kind or out of range.
         """
-        hints = get_type_hints(cls)
-        unknown = sorted(set(given) - set(hints))
-        if unknown:
-            raise UsageError(f"{where}: unknown settings {unknown}. There are: {', '.join(sorted(hints))}")
-        if given.get("ranks") is not None and "thresholds" not in given:
-            ranks = given["ranks"]
-            if not isinstance(ranks, list | tuple) or len(ranks) == 1:
-                given = {**given, "thresholds": ()}  # one level needs none
-        return cls(**{name: _converted(name, value, hints[name], where) for name, value in given.items()})
+        values = converted(given, where)
+        if len(values.get("ranks", ())) == 1:
+            values.setdefault("thresholds", ())  # one level needs none
+        return cls(**values)
+
+
+def converted(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of settings, each of its kind, without those that are not given: `None`.
+
+    Raises:
+        UsageError: A key is unknown or a value is of the wrong kind.
+    """
+    hints = get_type_hints(Settings)
+    for name in given:
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, 1)
+            hint = f"is '{close[0]}' meant?" if close else "`keras-rafm train --help` shows which there are"
+            raise UsageError(f"{where}: there is no setting '{name}'; {hint}")
+    return {name: _converted(name, value, hints[name], where) for name, value in given.items() if value is not None}
+
+
+def check_thresholds(name: str, thresholds: tuple[float, ...], ranks: tuple[int, ...]) -> None:
+    """Raise a `SettingError` for thresholds that a plan with these ranks can't have."""
+    if len(thresholds) != len(ranks) - 1:
+        received = f"thresholds {_shown(thresholds)} for ranks {_shown(ranks)}"
+        raise SettingError(name, "one less than --ranks", received, "ranks")
+    if any(not threshold >= 0 for threshold in thresholds) or any(a >= b for a, b in itertools.pairwise(thresholds)):
+        raise SettingError(name, "0 or more and increasing", _shown(thresholds))
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -202,8 +249,6 @@ def _converted(name: str, value: Any, hint: Any, where: str) -> Any:
         wanted = (dict,)
     else:
         wanted = kinds or (hint,)
-    if value is None and type(None) in wanted:
-        return None
     if isinstance(value, bool) != (bool in wanted):
         raise UsageError(f"{where}: `{name}` must be {_names(wanted)}. Received: {value!r}")
     if float in wanted and isinstance(value, int | str):
@@ -225,11 +270,7 @@ def _one_of(settings: Settings, name: str, allowed: tuple[Any, ...]) -> None:
     value = getattr(settings, name)
     if value not in allowed:
         names = ", ".join(str(a) for a in allowed if a is not None)
-        raise UsageError(f"{_flag(name)} must be one of {names}. Received: {value!r}")
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path or path.startswith("~") else os.path.abspath(path)
+        raise SettingError(name, f"one of {names}", repr(value))
 
 
 def _shown(numbers: tuple[float, ...]) -> str:

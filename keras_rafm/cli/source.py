@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from keras_rafm.cli.progress import bar
 from keras_rafm.cli.settings import Settings, UsageError
-from keras_rafm.data import CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
+from keras_rafm.data import AvroFormat, CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
 from keras_rafm.data._checks import Task
 from keras_rafm.data._files import files_of
 from keras_rafm.data._raw import ListValues, RawColumn
@@ -20,7 +22,7 @@ from keras_rafm.data.formats import FileFormat
 from keras_rafm.data.known.entry import recipe_of
 
 _SPLITS = ("train", "validation", "test")
-_OF_TEXT = ("delimiter", "quote", "column_names")
+_OF_TEXT = ("delimiter", "quote", "column_names", "missing_values")
 _KINDS = (
     "string_categorical",
     "integer_categorical",
@@ -49,12 +51,13 @@ class Source:
     num_rows: Mapping[str, int] = field(default_factory=dict)
 
 
-def source_of(settings: Settings, schema: Schema | None = None) -> Source:
+def source_of(settings: Settings, schema: Schema | None = None, with_labels: bool = True) -> Source:
     """The schema, the files and their format.
 
     Args:
         settings: What is told.
         schema: One that is known already.
+        with_labels: Whether the column of labels has to be told.
 
     Raises:
         UsageError: Settings are missing or don't go together.
@@ -71,7 +74,7 @@ def source_of(settings: Settings, schema: Schema | None = None) -> Source:
     files = {split: files_of(getattr(settings, split)) for split in _SPLITS if getattr(settings, split)}
     every_file = [file for own in files.values() for file in own]
     file_format = format_of_settings(settings, every_file)
-    return Source(schema or _schema(settings, file_format, files["train"]), file_format, files)
+    return Source(schema or _schema(settings, file_format, files["train"], with_labels), file_format, files)
 
 
 def format_of_dataset(name: str) -> FileFormat:
@@ -84,25 +87,56 @@ def format_of_dataset(name: str) -> FileFormat:
 
 
 def format_of_settings(settings: Settings, files: list[str]) -> FileFormat:
-    """The format that is named, or that the names of the files tell, with the options of the settings."""
-    if settings.format is None:
-        file_format = one_format(files, None)
-    else:
-        formats = {
-            "csv": CSVFormat(),
-            "tsv": CSVFormat(delimiter="\t"),
-            "parquet": ParquetFormat(),
-            "tfrecord": TFRecordFormat(),
-            "libfm": LibFMFormat(),
-        }
-        file_format = formats[settings.format]
-    if isinstance(file_format, CSVFormat):
-        delimiter = file_format.delimiter if settings.delimiter is None else settings.delimiter.replace("\\t", "\t")
-        quote = file_format.quote if settings.quote is None else settings.quote or None
-        return CSVFormat(delimiter, quote, settings.column_names or None)
-    if settings.delimiter is not None or settings.quote is not None or settings.column_names:
-        raise UsageError("--delimiter, --quote and --column-names are for csv and tsv")
-    return file_format
+    """The format that is named, or that the names of the files tell, with the options of the settings.
+
+    Raises:
+        UsageError: There are options of text, and the format is another one.
+        ValueError: The names of the files tell no format, or several; or an option is wrong.
+    """
+    file_format = named_format(settings.format, files)
+    return with_options_of_text(file_format, options_of_text(settings))
+
+
+def named_format(name: str | None, files: list[str]) -> FileFormat:
+    """The format of a name, or that the names of the files tell.
+
+    Raises:
+        ValueError: They tell none, or several.
+    """
+    formats = {
+        "csv": CSVFormat(),
+        "tsv": CSVFormat(delimiter="\t"),
+        "parquet": ParquetFormat(),
+        "tfrecord": TFRecordFormat(),
+        "avro": AvroFormat(),
+        "libfm": LibFMFormat(),
+    }
+    return one_format(files, None) if name is None else formats[name]
+
+
+def options_of_text(told: Settings | Namespace) -> dict[str, Any]:
+    """The options of text that settings or flags tell."""
+    return {name: value for name in _OF_TEXT if (value := getattr(told, name)) not in (None, ())}
+
+
+def with_options_of_text(file_format: FileFormat, options: Mapping[str, Any]) -> FileFormat:
+    """The format with other options.
+
+    Raises:
+        UsageError: There are some, and the format is not that of delimited text.
+        ValueError: One is wrong.
+    """
+    if not options:
+        return file_format
+    if not isinstance(file_format, CSVFormat):
+        raise UsageError("--delimiter, --quote, --column-names and --missing-values are for csv and tsv")
+    changed = dict(options)
+    if "delimiter" in changed:
+        changed["delimiter"] = changed["delimiter"].replace("\\t", "\t")
+    for name in ("quote", "column_names"):
+        if name in changed:
+            changed[name] = changed[name] or None
+    return replace(file_format, **changed)
 
 
 def _known(settings: Settings, name: str, schema: Schema | None) -> Source:
@@ -115,7 +149,7 @@ def _known(settings: Settings, name: str, schema: Schema | None) -> Source:
     return Source(schema or known.schema, known.file_format, files, known.num_rows)
 
 
-def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Schema:
+def _schema(settings: Settings, file_format: FileFormat, train: list[str], with_labels: bool) -> Schema:
     task: Task = "regression" if settings.task == "regression" else "classification"
     if isinstance(file_format, LibFMFormat):
         if settings.columns or settings.label or settings.positive_label or settings.sample_weight:
@@ -127,7 +161,7 @@ def _schema(settings: Settings, file_format: FileFormat, train: list[str]) -> Sc
         return Schema({"ids": ids}, label="label", task=task)
     if not settings.columns:
         raise UsageError("declare the columns: --column NAME=KIND, or [columns] in a config file")
-    if settings.label is None:
+    if settings.label is None and with_labels:
         raise UsageError("name the column of labels: --label")
     positive: Any = settings.positive_label
     if positive is not None:
@@ -147,12 +181,23 @@ def _column(name: str, given: Any) -> Any:
     if not isinstance(options, Mapping) or options.get("kind") not in _KINDS:
         raise UsageError(f"column '{name}': the kind must be one of {', '.join(_KINDS)}. Received: {given!r}")
     others = {option: value for option, value in options.items() if option != "kind"}
+    _check_options(name, options["kind"], others)
     if isinstance(others.get("bin_boundaries"), list):
         others["bin_boundaries"] = tuple(others["bin_boundaries"])
     try:
         return getattr(Schema, options["kind"])(**others)
     except (TypeError, ValueError) as error:
         raise UsageError(f"column '{name}': {error}") from error
+
+
+def _check_options(name: str, kind: str, given: Mapping[str, Any]) -> None:
+    known = inspect.signature(getattr(Schema, kind)).parameters
+    for option in given:
+        if option not in known:
+            raise UsageError(f"column '{name}': {kind} has no option '{option}'. It has: {', '.join(known)}")
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in given:
+            raise UsageError(f"column '{name}': {kind} needs the option '{option}'")
 
 
 def _has_values(file_format: LibFMFormat, files: list[str]) -> bool:

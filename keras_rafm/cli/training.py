@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from keras_rafm.callbacks import TensorBoard
 from keras_rafm.cli.encoded import Encoded
 from keras_rafm.cli.progress import EpochBars
 from keras_rafm.cli.run_directory import RunDirectory, State
-from keras_rafm.cli.settings import Settings, UsageError
+from keras_rafm.cli.settings import DivergedError, Settings, UsageError
 from keras_rafm.data import Schema
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.model import RaFMModel
@@ -44,8 +45,7 @@ def make_deterministic() -> None:
 def new_model(schema: Schema, plan: RankPlan, settings: Settings, mean_label: float) -> RaFMModel:
     """A compiled model for rows that the schema encodes."""
     keras.utils.set_random_seed(settings.seed)
-    weight: Any = "auto" if settings.dependent_loss_weight is None else settings.dependent_loss_weight
-    layer = RaFMLayer(plan, factors_l2=settings.factors_l2, dependent_loss_weight=weight, seed=settings.seed, name="rafm")
+    layer = new_layer(plan, settings)
     inputs = schema.inputs()
     model = RaFMModel(inputs, layer(inputs))
     loss: keras.losses.Loss
@@ -59,10 +59,29 @@ def new_model(schema: Schema, plan: RankPlan, settings: Settings, mean_label: fl
         loss = keras.losses.MeanSquaredError()
         metrics = [keras.metrics.RootMeanSquaredError(name=_METRICS["regression"])]
         layer.assign_bias(mean_label)
-    options = {} if settings.idle_decay is None else {"idle_decay": settings.idle_decay}
-    optimizer = getattr(optimizers, settings.optimizer)(settings.learning_rate, **options)
+    optimizer = new_optimizer(settings)
     model.compile(optimizer, loss, weighted_metrics=metrics, steps_per_execution=settings.steps_per_execution)
     return model
+
+
+def new_layer(plan: RankPlan, settings: Settings) -> RaFMLayer:
+    """The layer of a plan.
+
+    Raises:
+        ValueError: It can't have these settings.
+    """
+    weight: Any = "auto" if settings.dependent_loss_weight is None else settings.dependent_loss_weight
+    return RaFMLayer(plan, factors_l2=settings.factors_l2, dependent_loss_weight=weight, seed=settings.seed, name="rafm")
+
+
+def new_optimizer(settings: Settings) -> keras.optimizers.Optimizer:
+    """The optimizer.
+
+    Raises:
+        ValueError: It can't have these settings.
+    """
+    options = {} if settings.idle_decay is None else {"idle_decay": settings.idle_decay}
+    return getattr(optimizers, settings.optimizer)(settings.learning_rate, **options)
 
 
 def train(
@@ -74,7 +93,11 @@ def train(
     training: Encoded,
     validation: Encoded | None,
 ) -> None:
-    """Train from a state to the end, with a checkpoint after every epoch and as often as the settings say."""
+    """Train from a state to the end, with a checkpoint after every epoch and as often as the settings say.
+
+    Raises:
+        DivergedError: The loss or a weight is not finite. The checkpoint before is kept.
+    """
     keeper = _Keeper(run, state, settings, _METRICS[schema.task], validation is not None)
     callbacks: list[keras.callbacks.Callback] = [keeper]
     if settings.tensorboard:
@@ -151,15 +174,21 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Keep a checkpoint within the epoch, if it is time."""
+        self._check_loss("loss", (logs or {}).get("loss", 0.0))
         every = self._settings.checkpoint_steps
         step = self._first_step + batch + 1
         if every is not None and step // every > self._kept_at // every:
+            self._check_weights()
             self._state.step = self._kept_at = step
             self._run.save_checkpoint(self.model, self._state)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the epoch with the best one, and keep a checkpoint."""
         state, values = self._state, {name: float(value) for name, value in (logs or {}).items()}
+        for name in ("loss", self._monitor):
+            if name is not None:
+                self._check_loss(name, values[name])
+        self._check_weights()
         state.history.append({"epoch": epoch + 1, **values, "seconds": time.perf_counter() - self._began})
         state.epoch, state.step = epoch + 1, 0
         if self._monitor is not None:
@@ -174,3 +203,25 @@ class _Keeper(keras.callbacks.Callback):
         if state.best_epoch is not None:
             self._run.forget_other_bests(state.best_epoch)
         self.model.stop_training = state.ended
+
+    def _check_loss(self, name: str, loss: Any) -> None:
+        if not math.isfinite(loss):
+            self._diverged(f"`{name}` is {float(loss)}")
+
+    def _check_weights(self) -> None:
+        """A step whose loss was finite may have made weights that are not."""
+        for weight in self.model.trainable_weights:
+            if not bool(tf.reduce_all(tf.math.is_finite(weight.value))):
+                self._diverged(f"weights of {weight.path} are not finite")
+
+    def _diverged(self, how: str) -> None:
+        state = self._state
+        if state.epoch or state.step:
+            steps = f" and {state.step} steps" if state.step else ""
+            kept = f"the last checkpoint before it, of {state.epoch} epochs{steps}, is kept in {self._run.path}"
+        else:
+            kept = f"there was no checkpoint of a trained model before it in {self._run.path}"
+        raise DivergedError(
+            f"training diverged in epoch {state.epoch + 1}: {how}; {kept}. Train anew, into another directory, with a "
+            f"learning rate below {self._settings.learning_rate:g} (--learning-rate)"
+        )

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from cli_runs import COLUMNS, MODEL, NUM_TEST, command, done, ended, process_of, write_csv
+from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_TRAIN, command, done, ended, process_of, write_csv
 from sklearn.metrics import log_loss, roc_auc_score
 
 from keras_rafm.cli.measuring import _auc, _metrics
@@ -71,6 +71,100 @@ def test_count_plan_and_describe_of_a_schema(data, tmp_path):
     assert planned.out.startswith(again.out)
     wrong = command("plan", "--schema", schema, "--ranks", "2,4", "--try", "1,2")
     assert (wrong.code, "error of the program" in wrong.err) == (2, False)
+
+
+def test_counting_needs_no_labels(data):
+    words = ("--train", data / "train.csv", "--column", "user=string_categorical")
+    assert "user: u0 " in done("count", *words).out
+    assert "RaFM" in done("plan", *words, "--ranks", "2,4").out
+
+
+def test_plan_of_a_run(trained):
+    planned = done("plan", "--schema", trained[0], "--ranks", "2,4", "--thresholds", 30)
+    assert planned.out.strip() in done("describe", trained[0]).out
+    result = command("plan", "--schema", trained[0] / "best")
+    assert (result.code, "error of the program" in result.err) == (2, False)
+
+
+def test_options_of_text_are_those_of_training_unless_others_are_given(data, tmp_path):
+    """The run is of files without a header and with semicolons."""
+    names = "user,item,genres,price,clicked"
+    train, csv_lines = tmp_path / "train.csv", (data / "train.csv").read_text().splitlines()
+    train.write_text("\n".join(csv_lines[1:]).replace(",", ";") + "\n")
+    run = tmp_path / "run"
+    words = ("--delimiter", ";", "--quote", "", "--column-names", names)
+    done("train", "--train", train, *words, *COLUMNS, *MODEL, "--epochs", 1, "--output", run)
+    schema = RunDirectory(run).schema()
+    expected = predictions(run, train)
+    assert len(expected) == NUM_TRAIN
+
+    unlabelled = tmp_path / "unlabelled.csv"
+    unlabelled.write_text("\n".join(line.rpartition(",")[0] for line in csv_lines[1:]).replace(",", ";") + "\n")
+    np.testing.assert_array_equal(predictions(run, unlabelled, "--column-names", "user,item,genres,price"), expected)
+    with_header = ("--column-names", "", "--delimiter", ",", "--quote", '"')
+    np.testing.assert_array_equal(predictions(run, data / "train.csv", *with_header), expected)
+    told = done("evaluate", run, "--data", train).out
+    assert done("evaluate", run, "--data", data / "train.csv", *with_header).out == told
+
+    (tmp_path / "t.tsv").write_text("\n".join(csv_lines).replace(",", "\t") + "\n")
+    np.testing.assert_array_equal(predictions(run, tmp_path / "t.tsv", "--column-names", ""), expected)
+    raw = schema.raw_dataset(data / "train.csv")
+    write_tfrecord(tmp_path / "t.tfrecord", raw, schema)
+    np.testing.assert_array_equal(predictions(run, tmp_path / "t.tfrecord"), expected)
+    write_avro(tmp_path / "t.avro", csv_lines)
+    np.testing.assert_array_equal(predictions(run, tmp_path / "t.avro"), expected)
+    (tmp_path / "t.avro").rename(tmp_path / "renamed")
+    np.testing.assert_array_equal(predictions(run, tmp_path / "renamed", "--format", "avro"), expected)
+    result = command("predict", run, "--data", tmp_path / "t.tfrecord", "--delimiter", ";")
+    assert (result.code, "are for csv and tsv" in result.err) == (2, True)
+
+
+def test_marks_of_missing_values(data, tmp_path):
+    """Those that the run was told of hold for what is predicted later, too."""
+    lines = (data / "train.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    assert sum(row[3] == "" for row in rows) > 20
+    marked = tmp_path / "marked.csv"
+    marked.write_text("\n".join(",".join([*row[:3], row[3] or "NaN", row[4]]) for row in rows) + "\n")
+    runs = tmp_path / "plain", tmp_path / "marked"
+    words = (*COLUMNS, *MODEL, "--epochs", 1)
+    refused = command("train", "--train", marked, *words, "--output", runs[1])
+    assert (refused.code, "expected a number, received 'NaN'" in refused.err) == (2, True)
+    told = ("--missing-values", r"NaN,\N")
+    done("train", "--train", marked, *words, *told, "--output", runs[1])
+    done("train", "--train", data / "train.csv", *words, "--output", runs[0])
+    assert RunDirectory(runs[1]).schema().feature_names() == RunDirectory(runs[0]).schema().feature_names()
+    np.testing.assert_array_equal(predictions(runs[1], marked), predictions(runs[1], data / "train.csv"))
+    np.testing.assert_array_equal(predictions(runs[0], marked, *told), predictions(runs[0], data / "train.csv"))
+
+
+def write_avro(path, csv_lines):
+    fastavro = pytest.importorskip("fastavro")
+    kinds = {"user": "string", "item": "long", "genres": "string", "price": ["null", "double"], "clicked": "long"}
+    read = {"string": str, "long": int}
+    records = [
+        {
+            name: (float(text) if text else None) if name == "price" else read[kinds[name]](text)
+            for name, text in zip(kinds, line.split(","), strict=True)
+        }
+        for line in csv_lines[1:]
+    ]
+    fields = [{"name": name, "type": kind} for name, kind in kinds.items()]
+    with path.open("wb") as file:
+        fastavro.writer(file, fastavro.parse_schema({"type": "record", "name": "row", "fields": fields}), records)
+
+
+def test_avro_is_a_format_of_all_commands(data, tmp_path):
+    write_avro(tmp_path / "train", (data / "train.csv").read_text().splitlines())
+    own = done("count", "--train", tmp_path / "train", "--format", "avro", *COLUMNS)
+    assert own.out == done("count", "--train", data / "train.csv", *COLUMNS).out
+
+
+def test_what_help_says_of_patience_and_of_predictions():
+    assert "needs --validation" in " ".join(command("train", "--help").out.split())
+    said = " ".join(command("predict", "--help").out.split())
+    assert "Rows that are skipped have no line in the output" in said
+    assert "told by --format or --dataset, else as the names of the files tell" in said
 
 
 def test_evaluate_tells_what_scikit_learn_does(trained, data, scores, labels):
@@ -218,7 +312,7 @@ def test_rows_and_files_left_out_are_told(data, tmp_path):
     full.write_text("\n".join(text) + "\n")
     empty.write_text("")
     words = ("train", "--train", tmp_path / "*.csv", *COLUMNS, *MODEL, "--epochs", 1)
-    refused = command(*words, "--output", tmp_path / "one")
+    refused = command(*words, "--train", data / "train.csv", empty, "--output", tmp_path / "one")
     assert (refused.code, f"{empty}: expected at least one row, found none" in refused.lines()[-1]) == (2, True)
     told = done(*words, "--output", tmp_path / "two", "--on-error", "skip").err
     expected = "column 'clicked': expected one of the labels 0 and 1, or -1 and 1, received"

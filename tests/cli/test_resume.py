@@ -18,6 +18,7 @@ from cli_runs import (
     process_of,
     state_of,
     wait_for_checkpoint,
+    write_csv,
 )
 from deterministic_runs import flags, killed_at
 
@@ -101,6 +102,72 @@ def test_resuming_what_ended_reports_again(trained, tmp_path):
     assert result.lines() == ["the run has ended after 3 epochs"]
     assert result.out.splitlines()[:-1] == trained[1].out.splitlines()[-len(result.out.splitlines()) : -1]
     assert_equal_runs(trained[0], tmp_path / "run")
+
+
+def test_another_schema_than_the_runs_is_noticed(trained, data, tmp_path):
+    run, model = tmp_path / "run", tmp_path / "model"
+    shutil.copytree(trained[0], run)
+    done("count", "--train", data / "validation.csv", *COLUMNS, "--output", run / "schema")
+    words = (["evaluate", run], ["predict", run, "--data", data / "test.csv"], ["export", run, model], ["describe", run])
+    for own in (*words, ["train", "--resume", "--epochs", 4, "--output", run]):
+        result = command(*own)
+        assert (result.code, f"{run / 'schema'} is another schema than the run was trained with" in result.err) == (2, True)
+    assert not model.exists()
+    (run / "begun.json").unlink()  # as older versions left it
+    done("describe", run)
+
+
+def test_other_files_than_the_runs_are_noticed(tmp_path):
+    (tmp_path / "train").mkdir()
+    train, validation = write_csv(tmp_path / "train" / "a.csv", 20, 0), write_csv(tmp_path / "validation.csv", 150, 1)
+    run, text = tmp_path / "run", validation.read_text()
+    files = ("--train", tmp_path / "train", "--validation", validation)
+    done("train", *files, *COLUMNS, *MODEL, "--epochs", 1, "--output", run)
+
+    def assert_refused(said):
+        result = command("train", "--resume", "--epochs", 2, "--output", run)
+        assert (result.code, said in result.err) == (2, True)
+
+    validation.write_text(text + "u1,1,a,1,1\n")
+    sizes = f"{len(text):,} bytes when the run began and has {len(text) + 11:,} now"
+    assert_refused(f"the validation data changed: {validation} had {sizes}")
+    validation.write_text(text)
+    other = write_csv(train.with_name("b.csv"), 20, 1)
+    assert_refused(f"the train data changed: {other} was none of its files when the run began and is one now")
+    train.unlink()
+    assert_refused(f"the train data changed: {train} was one of its files when the run began and is none now")
+    (run / "begun.json").unlink()  # as older versions left it
+    done("train", "--resume", "--epochs", 2, "--output", run)
+
+
+def test_two_do_not_train_in_one_directory(trained, files, tmp_path):
+    run, words = tmp_path / "run", (*files, *COLUMNS, *MODEL, "--output", tmp_path / "run")
+    with RunDirectory(run).locked():
+        result = command("train", *words)
+        assert (result.code, f"another process trains in {run}" in result.err) == (2, True)
+    assert not run.exists()
+    shutil.copytree(trained[0], run)
+    with RunDirectory(run).locked():
+        result = command("train", "--resume", "--epochs", 9, "--output", run)
+        assert (result.code, f"another process trains in {run}" in result.err) == (2, True)
+    assert RunDirectory(run).settings().epochs == 3
+    assert not (run / ".lock").exists()
+
+
+def test_a_lock_that_a_killed_process_left_does_not_matter(tmp_path):
+    (tmp_path / ".lock").write_text("")
+    run = RunDirectory(tmp_path)
+    run.refuse_if_used()
+    with run.locked():
+        assert (tmp_path / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_are_no_locks_training_needs_none(tmp_path, monkeypatch):
+    """As on Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with RunDirectory(tmp_path).locked(), RunDirectory(tmp_path).locked():
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_what_can_not_be_resumed(trained, files, tmp_path):

@@ -1,0 +1,68 @@
+"""Signals that end a command. What Ctrl-C does in the middle of an epoch is in `test_resume.py`."""
+
+import os
+import signal
+import time
+
+import pytest
+from cli_runs import COLUMNS, MODEL, command, ended, process_of
+
+from keras_rafm.cli import commands
+
+
+def raising(number):
+    """A bar in which the signal comes while the second batch is looked at."""
+
+    def counted(batches, *arguments):
+        for index, batch in enumerate(batches):
+            if index == 1:
+                signal.raise_signal(number)
+            yield batch
+
+    return counted
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_predictions_are_tidied_up(trained, data, tmp_path, monkeypatch, name, code):
+    number = getattr(signal, name)
+    monkeypatch.setattr(commands, "counted", raising(number))
+    words = ("predict", trained[0], "--data", data / "test.csv", "--batch-size", 50, "--output", tmp_path / "p.csv")
+    result = command(*words)
+    assert (result.code, result.lines()) == (code, [f"ended by {name}"])
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_training_says_how_to_go_on(data, tmp_path, monkeypatch):
+    def train(*arguments):
+        signal.raise_signal(signal.SIGHUP)
+
+    run = tmp_path / "a run"
+    monkeypatch.setattr(commands, "train", train)
+    result = command("train", "--train", data / "train.csv", *COLUMNS, *MODEL, "--output", run)
+    hint = f"go on from the last checkpoint with: keras-rafm train --resume --output '{run}'"
+    assert (result.code, result.lines()[-1]) == (129, f"ended by SIGHUP; {hint}")
+    assert not (run / ".lock").exists()
+
+
+def test_signals_that_are_ignored_stay_so(trained, data, monkeypatch):
+    """As SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(commands, "counted", raising(signal.SIGHUP))
+        assert command("predict", trained[0], "--data", data / "test.csv", "--batch-size", 50).code == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_process_that_is_terminated(trained, data, tmp_path):
+    words = ("--data", data / "train.csv", "--batch-size", 1, "--output", tmp_path / "p.csv")
+    process = process_of("predict", trained[0], *words)
+    end = time.monotonic() + 100
+    while not (tmp_path / ".p.csv.unfinished").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    result = ended(process)
+    assert (result.code, result.lines()) == (143, ["ended by SIGTERM"])
+    assert list(tmp_path.iterdir()) == []
