@@ -1,6 +1,6 @@
 """Raw columns, samples in memory, readers, feature counts and synthetic data."""
 
-from keras_rafm.data._delimited_format import MalformedRowError
+from keras_rafm.data._delimited_format import EmptyFileError, MalformedRowError
 from keras_rafm.data._messages import MalformedMessageError
 from keras_rafm.data.avro import AvroFormat
 from keras_rafm.data.counting import count_features
@@ -18,6 +18,7 @@ from keras_rafm.data.value_counts import ValueCounts
 __all__ = [
     "AvroFormat",
     "CSVFormat",
+    "EmptyFileError",
     "FileFormat",
     "KnownDataset",
     "LibFMFormat",

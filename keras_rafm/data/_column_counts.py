@@ -14,9 +14,9 @@ import tensorflow as tf
 from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb
 from keras_rafm.data._files import files_of, is_remote
 from keras_rafm.data._raw import RawColumn
-from keras_rafm.data._reading import eager_blocks, one_format
+from keras_rafm.data._reading import eager_blocks, one_format, untold
 from keras_rafm.data._refused_rows import explain_rows
-from keras_rafm.data.columns import Column
+from keras_rafm.data.columns import Column, Parts
 from keras_rafm.data.encoder import as_raw_batch, is_frame
 from keras_rafm.data.formats import CSVFormat, FileFormat, OnError, ParquetFormat
 from keras_rafm.data.value_counts import ValueCounter, ValueCounts
@@ -67,7 +67,7 @@ def _count_files(
     progress: Progress | None,
 ) -> dict[str, ValueCounts]:
     files = files_of(paths)
-    reader = one_format(files, file_format).fitted_to(files[0], raw_columns)
+    reader = one_format(files, file_format).fitted_to(files, raw_columns)
     if on_error is None:
         counted = _count_out_of_core(columns, files, reader, progress)
         if counted is not None:
@@ -77,8 +77,8 @@ def _count_files(
         return _count_batches(columns, raw_columns, blocks, progress)
     except tf.errors.InvalidArgumentError:
         for file in files:
-            blocks_of_file = eager_blocks(file, raw_columns, reader, on_error)
-            explain_rows(file, blocks_of_file, lambda raw: [own.parts(dict(raw), name) for name, own in columns.items()])
+            own_blocks = eager_blocks(file, raw_columns, reader, untold(on_error))
+            explain_rows(file, own_blocks, lambda raw: _parts(columns, raw), on_error is not None)
         raise
 
 
@@ -102,6 +102,10 @@ def _count_out_of_core(
         return count_files_with_duckdb(columns, files, grammar, memory_limit=_MEMORY_LIMIT, progress=steps)
     except DuckDBCountError:
         return None
+
+
+def _parts(columns: Mapping[str, Column], raw: Mapping[str, Any]) -> list[Parts]:
+    return [column.parts(dict(raw), name) for name, column in columns.items()]
 
 
 def _count_batches(

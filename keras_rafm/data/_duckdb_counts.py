@@ -12,6 +12,7 @@ import contextlib
 import glob
 import itertools
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from keras_rafm.data.value_counts import ValueCounts
 from keras_rafm.extras import imported
 
 #: Called with how many steps are done, and how many there are.
-Progress = Callable[[int, int], None]
+StepsDone = Callable[[int, int], None]
 
 _MAX_THREADS = 8  # Each needs memory of its own.
 _ROWS_AT_ONCE = 100_000
@@ -67,7 +68,7 @@ def count_files_with_duckdb(
     *,
     memory_limit: str = "300MB",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: StepsDone | None = None,
 ) -> dict[str, ValueCounts]:
     """As `Schema.count_values` counts these files, in bounded memory: one `GROUP BY` per column.
 
@@ -222,6 +223,9 @@ def _of_text(
     for column in raw_columns:
         if column.is_list:
             raise DuckDBCountError(f"{files[0]}: text has no lists. Received: column '{column.name}' of lists")
+    for mark in file_format.missing_values:
+        if re.fullmatch(_NUMBER, mark):
+            raise DuckDBCountError(f"{_shown(files)}: DuckDB would take {mark!r} with spaces around it for a number")
     if file_format.delimiter == "\0" or file_format.quote in ("\0", " "):
         raise DuckDBCountError(f"{_shown(files)}: DuckDB does not read text of {file_format}")
     with ThreadPoolExecutor(threads) as pool:

@@ -135,9 +135,10 @@ def _files(path: str) -> list[str]:
     file_system = tf.io.gfile
     if file_system.isdir(path):
         names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
-        entries = sorted(os.path.join(path, name) for name in names)
-        files = [entry for entry in entries if not file_system.isdir(entry)]
-        inner = [entry for entry in entries if entry not in files and file_system.listdir(entry)]
+        entries = [os.path.join(path, name) for name in names]
+        folders = [entry for entry in entries if file_system.isdir(entry)]
+        files = sorted(set(entries) - set(folders))
+        inner = [folder for folder in folders if file_system.listdir(folder)]
         if inner:  # whose files would be left out without a word
             pattern = os.path.join(path, "*", "*")
             raise ValueError(f"{path} has the folder {inner[0]}: name the files by patterns such as {pattern}")

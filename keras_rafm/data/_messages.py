@@ -11,13 +11,13 @@ import tensorflow as tf
 
 from keras_rafm.data import _blocks
 from keras_rafm.data._delimited_format import Grammar, MalformedRowError, parsed_integer, parsed_number, places_of
-from keras_rafm.data._python_values import RefusedValueError, column_values
+from keras_rafm.data._python_values import RefusedValuesError, column_values
 from keras_rafm.data._raw import RawColumn
-from keras_rafm.data.formats import CSVFormat, explain_records, int64_numbers_of, parse_examples
+from keras_rafm.data.formats import CSVFormat, NumberKinds, explain_records, parse_examples
 
 _MAX_SHOWN: Final = 200
-#: Of a message, from 0 in its batch: what is wrong with it, and in which column if it is one.
-_Problem = tuple[int, str | None, str]
+#: What is wrong with messages, by their numbers from 0 in their batch: in which column if it is one, and what.
+_Problems = dict[int, tuple[str | None, str]]
 
 
 class MalformedMessageError(MalformedRowError):
@@ -32,7 +32,7 @@ class MalformedMessageError(MalformedRowError):
     """
 
     def __init__(self, path: str, line: int, column: str | None, problem: str, message: bytes) -> None:
-        super().__init__(path, line, column, problem)
+        super().__init__(path, line, column, problem, "message")
         self.args = (path, line, column, problem, message)  # so that it can be pickled
         self.message = message
 
@@ -66,17 +66,18 @@ class MessageParser(abc.ABC):
         Raises:
             MalformedMessageError: Of the first message that is malformed, if there is no `on_error`.
         """
-        good = list(messages)
-        numbers = list(range(first, first + len(good)))
+        good = list(enumerate(messages, start=first))
         errors = []
         while True:
             try:
-                parsed = self._parsed(good)
+                parsed = self._parsed([message for _, message in good])
                 break
             except _MalformedError as found:
-                place, column, problem = found.problem
-            errors.append(MalformedMessageError(self._stream, numbers[place], column, problem, good[place]))
-            del good[place], numbers[place]
+                problems = found.problems
+            for place, (column, problem) in problems.items():
+                number, message = good[place]
+                errors.append(MalformedMessageError(self._stream, number, column, problem, message))
+            good = [own for place, own in enumerate(good) if place not in problems]
         for error in sorted(errors, key=lambda error: error.line):
             if self._on_error is None:
                 raise error
@@ -85,46 +86,57 @@ class MessageParser(abc.ABC):
 
     @abc.abstractmethod
     def _parsed(self, messages: list[bytes]) -> list[Any]:
-        """The columns; raises a `_MalformedError` of the first malformed message."""
+        """The columns; raises a `_MalformedError` of the malformed messages."""
 
     def _from_values(self, values: Mapping[str, Sequence[Any]], num_rows: int) -> list[Any]:
         """The columns, from Python values."""
-        block, refused = {}, []
+        block = {}
+        problems: _Problems = {}
         for column in self._columns:
             try:
                 block[column.name] = column_values(values[column.name], column)
-            except RefusedValueError as error:
-                refused.append((error.row, column.name, error.problem))
-        if refused:
-            raise _MalformedError(min(refused, key=lambda problem: problem[0]))
+            except RefusedValuesError as refused:
+                problems = {**{place: (column.name, problem) for place, problem in refused.problems.items()}, **problems}
+        _raise_if_any(problems)
         ((texts, arrays),) = _blocks.as_arrays(iter([(num_rows, block)]), self._columns, shares_text=False)
         raw = _blocks.as_raw_columns(texts, [tuple(map(tf.convert_to_tensor, own)) for own in arrays], self._columns)
         return [raw[column.name] for column in self._columns]
 
 
 class _MalformedError(Exception):
-    def __init__(self, problem: _Problem) -> None:
-        super().__init__(problem)
-        self.problem = problem
+    def __init__(self, problems: _Problems) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+def _raise_if_any(problems: _Problems) -> None:
+    if problems:
+        raise _MalformedError(problems)
 
 
 class ExampleParser(MessageParser):
-    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them; the first ones tell how numbers are."""
+    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them."""
 
-    _int64_numbers: frozenset[str] | None = None
+    def __init__(
+        self, stream: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
+    ) -> None:
+        super().__init__(stream, columns, on_error)
+        self._kinds = NumberKinds(columns)
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
-        if self._int64_numbers is None:
-            self._int64_numbers = int64_numbers_of(messages, self._columns)
+        self._kinds.look_at(messages)
+        int64_numbers = self._kinds.int64_numbers
         texts = tf.constant(messages, tf.string, [len(messages)])
         try:
-            raw = parse_examples(texts, self._columns, self._stream, 1, self._int64_numbers)
+            raw = parse_examples(texts, self._columns, self._stream, 1, int64_numbers)
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+            problems: _Problems = {}
             for place, message in enumerate(messages):
                 try:
-                    explain_records([message], self._columns, self._stream, 1, self._int64_numbers)
+                    explain_records([message], self._columns, self._stream, 1, int64_numbers)
                 except MalformedRowError as error:
-                    raise _MalformedError((place, error.column, error.problem)) from error
+                    problems[place] = error.column, error.problem
+            _raise_if_any(problems)
             raise
         return [raw[column.name] for column in self._columns]
 
@@ -133,18 +145,25 @@ class JSONParser(MessageParser):
     """Messages are JSON objects; a key that is not there and a null are missing values."""
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
-        rows = [_json_object(place, message) for place, message in enumerate(messages)]
+        rows = []
+        problems: _Problems = {}
+        for place, message in enumerate(messages):
+            try:
+                rows.append(_json_object(message))
+            except ValueError as error:
+                problems[place] = None, f"expected a JSON object{error}"
+        _raise_if_any(problems)
         values = {column.name: [row.get(column.name) for row in rows] for column in self._columns}
         return self._from_values(values, len(rows))
 
 
-def _json_object(place: int, message: bytes) -> dict[str, Any]:
+def _json_object(message: bytes) -> dict[str, Any]:
     try:
         row = json.loads(message, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise _MalformedError((place, None, f"expected a JSON object ({error})")) from error
+        raise ValueError(f" ({error})") from error
     if not isinstance(row, dict):
-        raise _MalformedError((place, None, f"expected a JSON object, received a {type(row).__name__}"))
+        raise ValueError(f", received a {type(row).__name__}")
     return row
 
 
@@ -182,25 +201,30 @@ class CSVParser(MessageParser):
         self._grammar = Grammar(stream, grammar, names, self._places)
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
-        rows = [self._fields(place, message) for place, message in enumerate(messages)]
+        rows = []
+        problems: _Problems = {}
+        for place, message in enumerate(messages):
+            try:
+                rows.append(self._fields(message))
+            except MalformedRowError as error:
+                problems[place] = error.column, error.problem
+        _raise_if_any(problems)
         values = {column.name: [row[place] for row in rows] for place, column in self._places.items()}
         return self._from_values(values, len(rows))
 
-    def _fields(self, place: int, message: bytes) -> list[Any]:
+    def _fields(self, message: bytes) -> list[Any]:
         text = message if message.endswith(b"\n") else message + b"\n"
-        try:
-            row = self._grammar.row_at(text, 0, 1, at_end=True)
-            if row is None or len(row.fields) != len(self._grammar.names):
+        row = self._grammar.row_at(text, 0, 1, at_end=True)
+        if row is None or len(row.fields) != len(self._grammar.names):
+            raise self._grammar.error_in(text, 0, 1)
+        if row.stop != len(text):
+            problem = f"expected one line, received {len(text) - row.stop} bytes after it"
+            raise MalformedRowError(self._stream, 1, None, problem)
+        fields: list[Any] = list(row.fields)
+        for at, column in self._places.items():
+            fields[at] = _of_value(self._grammar.value_in(fields[at], column), column)
+            if fields[at] is _WRONG:
                 raise self._grammar.error_in(text, 0, 1)
-            if row.stop != len(text):
-                raise _MalformedError((place, None, f"expected one line, received {len(text) - row.stop} bytes after it"))
-            fields: list[Any] = list(row.fields)
-            for at, column in self._places.items():
-                fields[at] = _of_value(self._grammar.value_in(fields[at], column), column)
-                if fields[at] is _WRONG:
-                    raise self._grammar.error_in(text, 0, 1)
-        except MalformedRowError as error:
-            raise _MalformedError((place, error.column, error.problem)) from error
         return fields
 
 

@@ -144,11 +144,18 @@ def _block(batch: pyarrow.RecordBatch, columns: Sequence[RawColumn]) -> tuple[Bl
 def _values(column: RawColumn, array: Any) -> Values | ListValues:
     pa = imported("pyarrow", "data")
     if not column.is_list:
-        values = _flat_values(column.dtype, array)
-        wrong = illegal_rows(values, column.role).tolist()
-        if wrong:
-            expected = f"expected {EXPECTED[column.role]}, received"
-            raise _RefusedRowsError({row: f"{expected} {_shown(array[row], pa)}" for row in wrong})
+        problems: dict[int, str] = {}
+        try:
+            values = _flat_values(column.dtype, array)
+        except _RefusedRowsError as refused:
+            problems = refused.problems
+        rows = [row for row in range(len(array)) if row not in problems] if problems else range(len(array))
+        if problems:
+            values = _flat_values(column.dtype, array.take(pa.array(rows, pa.int64())))
+        for place in illegal_rows(values, column.role).tolist():
+            problems[rows[place]] = f"expected {EXPECTED[column.role]}, received {_shown(array[rows[place]], pa)}"
+        if problems:
+            raise _RefusedRowsError(problems)
         return values
     compute = imported("pyarrow.compute", "data")
     if pa.types.is_null(array.type):

@@ -27,52 +27,62 @@ _EXPECTED: dict[RawDType, str] = {
 _MAX_TEXT_BYTES: Final = 2**31 - 1
 
 
-class RefusedValueError(ValueError):
-    """A value that a column can't have.
+class RefusedValuesError(ValueError):
+    """Values that a column can't have.
 
     Attributes:
-        row: Its row, from 0.
-        problem: What was expected, and what was there.
+        problems: What was expected and what was there, by rows, from 0.
     """
 
-    def __init__(self, row: int, problem: str) -> None:
-        super().__init__(row, problem)
-        self.row = row
-        self.problem = problem
+    def __init__(self, problems: dict[int, str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
 
 def column_values(rows: Sequence[Any], column: RawColumn) -> Values | ListValues:
     """The values of a column, of which each row has one, or a list if the column has lists. `None` is missing.
 
     Raises:
-        RefusedValueError: A row has another kind of value, or one that a column of this role may not have.
+        RefusedValuesError: Rows have another kind of value, or one that a column of this role may not have.
     """
-    if not column.is_list:
-        values = _flat_values(rows, column.dtype)
-        for number in illegal_rows(values, column.role)[:1].tolist():
-            raise RefusedValueError(number, f"expected {EXPECTED[column.role]}, received {_shown(rows[number])}")
-        return values
-    for number, row in enumerate(rows):
-        if not (row is None or isinstance(row, list)):
-            raise RefusedValueError(number, f"expected a list, received {_shown(row)}")
-    lengths = np.fromiter((0 if row is None else len(row) for row in rows), np.int64, len(rows))
-    try:
-        flat = _flat_values([value for row in rows if row is not None for value in row], column.dtype)
-    except RefusedValueError as refused:
-        raise RefusedValueError(int(np.searchsorted(np.cumsum(lengths), refused.row, "right")), refused.problem) from None
-    return ListValues(flat, lengths)
+    problems: dict[int, str] = {}
+    if column.is_list:
+        for number, row in enumerate(rows):
+            if not (row is None or isinstance(row, list)):
+                problems[number] = f"expected a list, received {_shown(row)}"
+        lists = [[] if row is None or number in problems else row for number, row in enumerate(rows)]
+        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+        flat, refused = _flat_values([value for row in lists for value in row], column.dtype)
+        owners = np.searchsorted(np.cumsum(lengths), list(refused), "right").tolist()
+        for number, problem in zip(owners, refused.values(), strict=True):
+            problems.setdefault(number, problem)
+        if problems:
+            raise RefusedValuesError(problems)
+        return ListValues(flat, lengths)
+    values, problems = _flat_values(rows, column.dtype)
+    left = [number for number in range(len(rows)) if number not in problems] if problems else range(len(rows))
+    for place in illegal_rows(values, column.role).tolist():
+        problems[left[place]] = f"expected {EXPECTED[column.role]}, received {_shown(rows[left[place]])}"
+    if problems:
+        raise RefusedValuesError(problems)
+    return values
 
 
-def _flat_values(values: Sequence[Any], dtype: RawDType) -> Values:
+def _flat_values(values: Sequence[Any], dtype: RawDType) -> tuple[Values, dict[int, str]]:
+    """The values that fit, and by their numbers what is wrong with the others."""
     try:
         if set(map(type, values)) <= _KINDS[dtype]:
-            return _converter(dtype)(values)
+            return _converter(dtype)(values), {}
     except (OverflowError, UnicodeError):
         pass
-    for number, value in enumerate(values):
-        if not _fits(value, dtype):
-            raise RefusedValueError(number, f"expected {_EXPECTED[dtype]}, received {_shown(value)}")
-    raise ValueError(f"expected at most {_MAX_TEXT_BYTES} bytes of strings at once, received more")
+    problems = {
+        number: f"expected {_EXPECTED[dtype]}, received {_shown(value)}"
+        for number, value in enumerate(values)
+        if not _fits(value, dtype)
+    }
+    if not problems:
+        raise ValueError(f"expected at most {_MAX_TEXT_BYTES} bytes of strings at once, received more")
+    return _converter(dtype)([value for number, value in enumerate(values) if number not in problems]), problems
 
 
 def _converter(dtype: RawDType) -> Callable[[Sequence[Any]], Values]:

@@ -40,7 +40,7 @@ def read_batches(
     files = files_of(paths)
     orders = Orders(seed, first_epoch) if shuffle else None
     held = positive_int("shuffled_rows", shuffled_rows)
-    opener = one_format(files, file_format).fitted_to(files[0], columns).opener(columns, on_error)
+    opener = one_format(files, file_format).fitted_to(files, columns).opener(columns, on_error)
     batches = streamed_batches(files, opener, encode, size, drop_remainder, orders, held, (shard_index, num_shards))
     if len(batches.element_spec) == 1:
         batches = batches.map(lambda inputs: inputs)
@@ -58,7 +58,7 @@ def raw_blocks(
 ) -> tf.data.Dataset:
     """Raw columns of files one after the other, in blocks of as many rows as the format reads at once."""
     files = files_of(paths)
-    opener = one_format(files, file_format).fitted_to(files[0], columns).opener(columns, on_error)
+    opener = one_format(files, file_format).fitted_to(files, columns).opener(columns, on_error)
     return tf.data.Dataset.from_tensor_slices(files).flat_map(opener).prefetch(tf.data.AUTOTUNE)
 
 
@@ -86,6 +86,11 @@ def eager_blocks(
         raise
     if is_empty or is_gzip(path):  # TensorFlow may take a file for ended that was cut off
         file_format.explain(path, columns, on_error)
+
+
+def untold(on_error: OnError | None) -> OnError | None:
+    """What leaves out the same rows without a word: for those that are read again."""
+    return None if on_error is None else lambda error: None
 
 
 def one_format(files: Sequence[str], file_format: FileFormat | None) -> FileFormat:

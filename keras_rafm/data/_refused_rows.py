@@ -10,13 +10,16 @@ import tensorflow as tf
 RawBatch = Mapping[str, Any]
 
 
-def explain_rows(path: str, blocks: Iterable[RawBatch], check: Callable[[RawBatch], object]) -> None:
+def explain_rows(
+    path: str, blocks: Iterable[RawBatch], check: Callable[[RawBatch], object], some_are_left_out: bool
+) -> None:
     """Raise the error of the first row that is refused, if one is.
 
     Args:
         path: Name of the file.
         blocks: Its rows, as eager tensors by the names of columns.
         check: Raises a `tf.errors.InvalidArgumentError` of rows among which there is one.
+        some_are_left_out: Whether the file may have more rows: they are not numbered.
 
     Raises:
         ValueError: A row is refused; the message names file and row, from 1.
@@ -32,7 +35,8 @@ def explain_rows(path: str, blocks: Iterable[RawBatch], check: Callable[[RawBatc
                     legal = middle
                 else:
                     refused = middle
-            raise ValueError(f"{path}, row {first + legal}: {_refusal(check, block, legal, refused)}")
+            which = " of those that are not left out" if some_are_left_out else ""
+            raise ValueError(f"{path}, row {first + legal}{which}: {_refusal(check, block, legal, refused)}")
         first += number
 
 

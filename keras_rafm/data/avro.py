@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from keras_rafm.data._delimited_format import MalformedRowError, refuse_empty
 from keras_rafm.data._files import opened
-from keras_rafm.data._python_values import RefusedValueError, column_values
+from keras_rafm.data._python_values import RefusedValuesError, column_values
 from keras_rafm.data._raw import Block, RawColumn, RawDType
 from keras_rafm.data.formats import OnError, PythonFormat
 from keras_rafm.extras import imported
@@ -101,23 +101,22 @@ def _block(
     path: str, first: int, rows: list[dict[str, Any]], columns: Sequence[RawColumn], on_error: OnError | None
 ) -> Block:
     """The columns of some rows, of which those that are malformed are taken out."""
-    numbers = list(range(first, first + len(rows)))
-    errors: list[MalformedRowError] = []
     block: Block = {}
-    while len(block) < len(columns):
-        column = columns[len(block)]
+    problems: dict[int, tuple[str, str]] = {}
+    for column in columns:
         try:
             block[column.name] = column_values([row[column.name] for row in rows], column)
-        except RefusedValueError as refused:
-            errors.append(MalformedRowError(path, numbers[refused.row], column.name, refused.problem, "record"))
-            if on_error is None:
-                raise errors[0] from refused
-            del rows[refused.row], numbers[refused.row]
-            block = {}  # of the rows that are left
-    for error in sorted(errors, key=lambda error: error.line):
-        if on_error is not None:
-            on_error(error)
-    return block
+        except RefusedValuesError as refused:
+            problems = {**{row: (column.name, problem) for row, problem in refused.problems.items()}, **problems}
+    if not problems:
+        return block
+    for row, (name, problem) in sorted(problems.items()):
+        error = MalformedRowError(path, first + row, name, problem, "record")
+        if on_error is None:
+            raise error
+        on_error(error)
+    rows[:] = [row for number, row in enumerate(rows) if number not in problems]
+    return {column.name: column_values([row[column.name] for row in rows], column) for column in columns}
 
 
 def _check_types(path: str, schema: Any, columns: Sequence[RawColumn], logical: frozenset[str]) -> None:

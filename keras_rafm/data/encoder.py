@@ -19,6 +19,7 @@ from keras_rafm.occurrences import PADDING_ID, require
 #: Makes what fills a table: a vocabulary, and the name of its column -> initialiser. It gives positions of values.
 TableFiller = Callable[[npt.NDArray[Any], str], tf.lookup.TextFileInitializer | tf.lookup.KeyValueTensorInitializer]
 
+_EXACT = 2**53  # integers below it are floats
 _MISSING_TEXT: dict[RawDType, str] = {"string": "''", "int64": "-2**63", "float32": "NaN"}
 
 
@@ -127,39 +128,20 @@ def as_raw_batch(raw: Any, columns: list[RawColumn]) -> dict[str, Any]:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether it is a data frame, as of pandas or polars."""
-    return not isinstance(data, Mapping) and hasattr(data, "columns") and hasattr(data, "__getitem__")
+    """Whether it is a data frame of pandas or polars."""
+    return all(hasattr(data, name) for name in ("columns", "to_dict", "__getitem__"))
 
 
 def _as_raw(given: Any, column: RawColumn) -> Any:
-    if hasattr(given, "to_numpy"):  # a column of a data frame
-        given = given.to_numpy()
-    if not tf.is_tensor(given) and not isinstance(given, tf.RaggedTensor):
-        given = _with_missing_values(given, column)
     what = f"column '{column.name}'"
-    kind = f"{what} must be of dtype {column.dtype}, with {_MISSING_TEXT[column.dtype]} where a value is missing"
+    given = _of_series(given, column)
     try:
-        if isinstance(given, tf.RaggedTensor):
-            tensor = given
-        elif column.is_list and _is_nested(given):
-            lists = list(given)
-            tensor = tf.ragged.constant(lists, ragged_rank=1, inner_shape=(), dtype=column.dtype, row_splits_dtype=tf.int64)
-        elif isinstance(given, list | tuple) and not given:
-            tensor = tf.zeros([0], column.dtype)
-        else:
-            tensor = tf.convert_to_tensor(given)
-    except (TypeError, ValueError) as error:
-        stranger = _first_stranger(given, column.dtype)
-        raise TypeError(f"{kind}. Received: {error if stranger is None else stranger}") from error
-    dtype = tf.as_dtype(column.dtype)
-    fits = {
-        "string": tensor.dtype == tf.string,
-        "int64": tensor.dtype.is_integer and tensor.dtype != tf.uint64,
-        "float32": tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool,
-    }[column.dtype]
-    if not fits:
-        raise TypeError(f"{kind}. Received: dtype {tensor.dtype.name}")
-    tensor = tf.cast(tensor, dtype)
+        tensor = _as_tensor(given, column)
+    except TypeError:
+        filled = _with_missing_values(given, column)
+        if filled is None:
+            raise
+        tensor = _as_tensor(filled, column)
     rank = tensor.shape.rank
     if not column.is_list:
         if isinstance(tensor, tf.RaggedTensor) or not (rank == 1 or (rank == 2 and tensor.shape[1] in (1, None))):
@@ -183,27 +165,61 @@ def _as_raw(given: Any, column: RawColumn) -> Any:
     return tf.RaggedTensor.from_tensor(tensor, row_splits_dtype=tf.int64)
 
 
-def _is_nested(given: Any) -> bool:
-    """Whether it is Python lists, or an array of objects such as lists, and not one of values."""
-    if tf.is_tensor(given):
-        return False
-    return not isinstance(given, np.ndarray) or (given.dtype == object and given.ndim == 1)
+def _as_tensor(given: Any, column: RawColumn) -> Any:
+    """A tensor of the column's dtype, ragged where the given values are nested."""
+    missing = _MISSING_TEXT[column.dtype]
+    kind = f"column '{column.name}' must be of dtype {column.dtype}, with {missing} where a value is missing"
+    try:
+        if isinstance(given, tf.RaggedTensor):
+            tensor = given
+        elif column.is_list and _is_nested(given):
+            lists = list(given)
+            tensor = tf.ragged.constant(lists, ragged_rank=1, inner_shape=(), dtype=column.dtype, row_splits_dtype=tf.int64)
+        elif isinstance(given, list | tuple) and not given:
+            tensor = tf.zeros([0], column.dtype)
+        else:
+            tensor = tf.convert_to_tensor(given)
+    except (TypeError, ValueError) as error:
+        stranger = _first_stranger(given, column.dtype)
+        raise TypeError(f"{kind}. Received: {error if stranger is None else stranger}") from error
+    fits = {
+        "string": tensor.dtype == tf.string,
+        "int64": tensor.dtype.is_integer and tensor.dtype != tf.uint64,
+        "float32": tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool,
+    }[column.dtype]
+    if not fits:
+        raise TypeError(f"{kind}. Received: dtype {tensor.dtype.name}")
+    return tf.cast(tensor, column.dtype)
+
+
+def _of_series(given: Any, column: RawColumn) -> Any:
+    """A column of a data frame as an array, or as a list where an array would round integers."""
+    if not hasattr(given, "to_numpy"):
+        return given
+    array = given.to_numpy()
+    is_rounded = array.dtype.kind == "f" and "int" in str(given.dtype).lower()
+    return given.to_list() if is_rounded or (column.is_list and array.dtype == object) else array
 
 
 def _with_missing_values(given: Any, column: RawColumn) -> Any:
-    """An array or a list with what stands for no value here in place of `None` and NaN.
+    """An array or a list with what stands for no value here in place of `None` and NaN; `None` if it has neither.
 
-    An array of floats that are whole becomes one of integers: pandas has them where some are missing.
+    In a column of integers, an array of floats that are whole becomes one of integers: pandas has those where some are
+    missing.
     """
     missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[column.dtype]
-    if isinstance(given, np.ndarray) and given.dtype.kind == "f" and column.dtype == "int64":
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
         there = ~np.isnan(given)
-        are_whole = np.all((np.floor(given[there]) == given[there]) & (np.abs(given[there]) < 2**63))
-        return np.where(there, given, missing).astype(np.int64) if are_whole else given
+        if column.dtype == "int64" and np.all((np.floor(given[there]) == given[there]) & (np.abs(given[there]) < _EXACT)):
+            return np.where(there, given, 0).astype(np.int64) + np.where(there, 0, missing)
+        return np.full(given.shape, missing) if column.dtype == "string" and not there.any() else None
     if not isinstance(given, list | tuple) and not (isinstance(given, np.ndarray) and given.dtype == object):
-        return given
+        return None
 
     def replaced(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            filled = _with_missing_values(value, column)
+            return value if filled is None else filled
         if isinstance(value, list | tuple | np.ndarray):
             return [missing if _is_none(own) else own for own in value]
         if _is_none(value):
@@ -215,7 +231,15 @@ def _with_missing_values(given: Any, column: RawColumn) -> Any:
 
 def _is_none(value: Any) -> bool:
     """Whether it is `None`, NaN or the `NA` of pandas."""
-    return value is None or (isinstance(value, float) and value != value) or type(value).__name__ == "NAType"
+    is_nan = isinstance(value, float | np.floating) and value != value
+    return value is None or is_nan or type(value).__name__ == "NAType"
+
+
+def _is_nested(given: Any) -> bool:
+    """Whether it is Python lists, or an array of objects such as lists, and not one of values."""
+    if tf.is_tensor(given):
+        return False
+    return not isinstance(given, np.ndarray) or (given.dtype == object and given.ndim == 1)
 
 
 def _first_stranger(given: Any, dtype: RawDType) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import gzip
 import re
 import zlib
@@ -33,7 +34,7 @@ Opener = Callable[[tf.Tensor], tf.data.Dataset]
 
 _BLOCK_BYTES = 1 << 19  # the arrays made of a block then stay in the processor's cache
 _RECORDS_AT_ONCE = 4096
-_RECORDS_LOOKED_AT = 100
+_RECORDS_LOOKED_AT, _RECORDS_LOOKED_AT_ONCE = 10_000, 10
 _FINITE = "numbers that are finite"
 
 
@@ -49,14 +50,14 @@ class FileFormat(abc.ABC):
             on_error: Told of each malformed row, which is then left out. `None`: the first one raises.
         """
 
-    def fitted_to(self, path: str, columns: Sequence[RawColumn]) -> FileFormat:
-        """The format with what a file tells of how its columns are stored.
+    def fitted_to(self, paths: Sequence[str], columns: Sequence[RawColumn]) -> FileFormat:
+        """The format with what files tell of how their columns are stored, which `opener` needs.
 
         Args:
-            path: Name of the first file.
+            paths: Names of the files.
             columns: Those to read.
         """
-        del path, columns
+        del paths, columns
         return self  # by default each file tells itself
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
@@ -214,21 +215,28 @@ class TFRecordFormat(FileFormat):
     ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a file is empty.
 
     Args:
-        int64_numbers: The names of the columns of numbers that are stored as `int64_list`. `None`: the first records of the
-            first file tell.
+        int64_numbers: The names of the columns of numbers that are stored as `int64_list`. `None`: the first record that
+            has a column tells, of the first 10,000.
     """
 
     int64_numbers: frozenset[str] | None = None
 
-    def fitted_to(self, path: str, columns: Sequence[RawColumn]) -> TFRecordFormat:
+    def fitted_to(self, paths: Sequence[str], columns: Sequence[RawColumn]) -> TFRecordFormat:
         """As in `FileFormat`."""
         if self.int64_numbers is not None:
             return self
-        try:
-            texts = [text.numpy() for text in _records(path).take(_RECORDS_LOOKED_AT)]
-        except tf.errors.OpError:  # told of by whoever reads it
-            texts = []
-        return TFRecordFormat(int64_numbers_of(texts, columns))
+        kinds = NumberKinds(columns)
+        left = _RECORDS_LOOKED_AT
+        for path in paths:
+            if left <= 0 or kinds.are_known:
+                break
+            with tf.init_scope(), contextlib.suppress(tf.errors.OpError):  # which whoever reads it tells of
+                for texts in _records(path).take(left).batch(_RECORDS_LOOKED_AT_ONCE):
+                    kinds.look_at(texts.numpy().tolist())
+                    left -= int(texts.shape[0])
+                    if kinds.are_known:
+                        break
+        return TFRecordFormat(kinds.int64_numbers)
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
         """As in `FileFormat`."""
@@ -256,7 +264,7 @@ class TFRecordFormat(FileFormat):
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
         """As in `FileFormat`: raise the error of the first record that is malformed, if one is."""
         records, number = _records(path), 1
-        int64_numbers = self.fitted_to(path, columns).int64_numbers or frozenset()
+        int64_numbers = self.fitted_to([path], columns).int64_numbers or frozenset()
         try:
             for texts in records.batch(_RECORDS_AT_ONCE):
                 if on_error is None:
@@ -305,17 +313,32 @@ def _records(path: Any) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(path, compression_type=tf.where(is_compressed, "GZIP", ""))
 
 
-def int64_numbers_of(texts: Sequence[bytes], columns: Sequence[RawColumn]) -> frozenset[str]:
-    """The names of columns of numbers that these serialised examples have as `int64_list`."""
-    names = {column.name for column in columns if column.dtype == "float32"}
-    found: set[str] = set()
-    for text in texts if names else ():
-        try:
-            feature = tf.train.Example.FromString(text).features.feature
-        except Exception:  # whatever the version of protobuf raises; told of by whoever parses it
-            continue
-        found.update(name for name in names if name in feature and feature[name].WhichOneof("kind") == "int64_list")
-    return frozenset(found)
+class NumberKinds:
+    """Which columns of numbers examples have as `int64_list`: for each, the first example that has it tells."""
+
+    def __init__(self, columns: Sequence[RawColumn]) -> None:
+        self._unknown = {column.name for column in columns if column.dtype == "float32"}
+        self.int64_numbers: frozenset[str] = frozenset()
+
+    @property
+    def are_known(self) -> bool:
+        """Whether all columns have been seen."""
+        return not self._unknown
+
+    def look_at(self, texts: Sequence[bytes]) -> None:
+        """Look for columns that are not known yet."""
+        for text in texts:
+            if self.are_known:
+                return
+            try:
+                feature = tf.train.Example.FromString(text).features.feature
+            except Exception:  # whatever the version of protobuf raises; told of by whoever parses it
+                continue
+            for name in [name for name in self._unknown if name in feature]:
+                kind = feature[name].WhichOneof("kind")
+                if kind in ("float_list", "int64_list") and getattr(feature[name], kind).value:
+                    self._unknown.remove(name)
+                    self.int64_numbers |= {name} if kind == "int64_list" else set()
 
 
 def parse_examples(
@@ -442,10 +465,14 @@ def explain_records(
                 wrong = f"expected at most one value, received {len(values)}"
             elif infinite:
                 wrong = f"expected {_FINITE}, received {infinite[0]}"
-            elif column.role != "feature" and not (values and is_legal(tf.constant(values[0], column.dtype), column.role)):
+            elif column.role != "feature" and not (values and _is_legal(values[0], column)):
                 wrong = f"expected {EXPECTED[column.role]}, received {values[0] if values else 'none'}"
             if wrong is not None:
                 raise MalformedRowError(path, number, column.name, wrong, "record")
+
+
+def _is_legal(value: Any, column: RawColumn) -> bool:
+    return value != b"" if column.dtype == "string" else bool(is_legal(np.float32(value), column.role))
 
 
 def _num_readable(records: tf.data.Dataset) -> int:

@@ -18,7 +18,7 @@ from keras_rafm.data._checks import Task, check_task
 from keras_rafm.data._column_counts import Progress, count_values
 from keras_rafm.data._files import PathLike, files_of
 from keras_rafm.data._raw import EXPECTED, RawColumn, RawDType, Role, is_legal
-from keras_rafm.data._reading import eager_blocks, one_format, raw_blocks, read_batches
+from keras_rafm.data._reading import eager_blocks, one_format, raw_blocks, read_batches, untold
 from keras_rafm.data._refused_rows import explain_rows
 from keras_rafm.data._schema_files import LearntColumns, read_schema, write_schema
 from keras_rafm.data.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
@@ -281,7 +281,7 @@ class Schema:
             data: Raw columns as a mapping of arrays or a data frame, a finite `tf.data.Dataset` of batches of such mappings
                 (or of tuples that begin with one), files as in `dataset`, or what `count_values` returned.
             file_format: As in `dataset`.
-            on_error: As in `dataset`.
+            on_error: As in `dataset`. Labels and weights are not looked at here: rows may count that `dataset` leaves out.
             progress: Called now and then with how much is counted, how much there is (`None` if unknown), and the unit:
                 `"rows"`, or `"steps"` where DuckDB counts.
 
@@ -330,11 +330,11 @@ class Schema:
         file_format: FileFormat | None = None,
         on_error: OnError | None = None,
     ) -> tf.data.Dataset:
-        """Files as they are, block by block: to look at them, to write them in another format, to send them to a server.
+        """Raw columns, block by block: to look at them, to write them in another format, to send them to a server.
 
         Args:
             paths: As in `dataset`.
-            training: `False` leaves out labels and sample weights.
+            training: `False` leaves out labels and sample weights, which must be legal otherwise.
             file_format: As in `dataset`.
             on_error: As in `dataset`.
 
@@ -421,7 +421,7 @@ class Schema:
 
     # What it does with raw data.
 
-    def __call__(self, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def __call__(self, raw: Any) -> dict[str, tf.Tensor]:
         """Ids and values of a batch, eagerly or in a graph.
 
         Args:
@@ -452,7 +452,7 @@ class Schema:
         """An encoder with tables of its own."""
         return Encoder(self._columns, self._of_columns(), fill)
 
-    def training_batch(self, raw: Mapping[str, Any]) -> tuple[Any, ...]:
+    def training_batch(self, raw: Any) -> tuple[Any, ...]:
         """Inputs, labels and sample weights of a batch: what `fit` takes.
 
         Args:
@@ -518,8 +518,9 @@ class Schema:
             num_rows: Rows of this shard, if known. It gives the dataset its cardinality, without which Keras warns at the
                 end of an epoch that it ran out of data. If it gives a wrong number of batches, the iteration ends with a
                 `tf.errors.FailedPreconditionError`.
-            on_error: Told of each malformed row of text, as a `MalformedRowError`; such rows are then left out. A
-                `SkippedRows` counts them. By default the first one ends the iteration.
+            on_error: Told of each row that is malformed or whose label or weight is illegal, as a `MalformedRowError`, and
+                of each empty file, as an `EmptyFileError`; they are then left out. A `SkippedRows` counts them. By default
+                the first one ends the iteration. A damaged file always does.
 
         Returns:
             A dataset of what `training_batch` returns, or of what calling the schema returns if not `training`.
@@ -566,17 +567,17 @@ class Schema:
             paths: As in `dataset`.
             training: As in `dataset`.
             file_format: As in `dataset`.
-            on_error: As in `dataset`; of rows that are left out it is told here again.
+            on_error: As in `dataset`. What it was told of is not looked for, and it is not told again.
 
         Raises:
             RuntimeError: The schema was not adapted.
             ValueError: Something is wrong; the message names file, row, column and value as far as they matter.
         """
         files, columns = files_of(paths), self.raw_columns(training)
-        reader = one_format(files, file_format).fitted_to(files[0], columns)
+        reader = one_format(files, file_format).fitted_to(files, columns)
         for file in files:
-            blocks = eager_blocks(file, columns, reader, on_error)
-            explain_rows(file, blocks, self.training_batch if training else self)
+            blocks = eager_blocks(file, columns, reader, untold(on_error))
+            explain_rows(file, blocks, self.training_batch if training else self, on_error is not None)
 
     def inputs(self) -> dict[str, keras.KerasTensor]:
         """`keras.Input`s for a model that takes what this schema yields: `RaFMModel(inputs, RaFMLayer(plan)(inputs))`."""

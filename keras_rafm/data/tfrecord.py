@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_rafm.data._files import is_gzip, is_remote
 from keras_rafm.data._raw import RawColumn
 from keras_rafm.data.columns import is_missing
-from keras_rafm.data.encoder import as_raw_batch
+from keras_rafm.data.encoder import as_raw_batch, is_frame
 from keras_rafm.data.schema import Schema
 
 _LISTS = {
@@ -30,7 +30,7 @@ def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, trai
 
     Args:
         path: The file; compressed by gzip if its name ends with `.gz`.
-        data: Raw columns as a mapping of arrays, or batches of them, such as `schema.raw_dataset(…)`.
+        data: Raw columns as a mapping of arrays or a data frame, or batches of them, such as `schema.raw_dataset(…)`.
         schema: Says which columns there are.
         training: `False` leaves out labels and sample weights.
 
@@ -43,7 +43,7 @@ def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, trai
     """
     name = os.fspath(path)
     columns = schema.raw_columns(training)
-    batches: Iterable[Any] = [data] if isinstance(data, Mapping) else data
+    batches: Iterable[Any] = [data] if isinstance(data, Mapping) or is_frame(data) else data
     options = tf.io.TFRecordOptions(compression_type="GZIP" if is_gzip(name) else "")
     if is_remote(name):
         return _write(name, options, batches, columns)

@@ -5,22 +5,19 @@ import os
 import random
 import tempfile
 
+import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from keras_rafm.data import Schema
+from keras_rafm.data import CSVFormat, Schema, _duckdb_counts
 from keras_rafm.data._delimited import parse_delimited
 from keras_rafm.data._delimited_format import DelimitedFormat
+from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb
 from keras_rafm.data._parquet_blocks import parquet_blocks
 from keras_rafm.data._raw import ListValues, Strings
 from keras_rafm.data.value_counts import ValueCounts
-
-duckdb = pytest.importorskip("duckdb", reason="needs DuckDB: pip install 'keras_rafm[data]'")
-pa = pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'keras_rafm[data]'")
-pq = pytest.importorskip("pyarrow.parquet")
-
-from keras_rafm.data import _duckdb_counts  # noqa: E402
-from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb  # noqa: E402
 
 CSV = DelimitedFormat()
 MIXED = Schema(
@@ -228,6 +225,16 @@ FORMATS = [
     DelimitedFormat("\0"),
     DelimitedFormat(",", "\0"),
 ]
+
+
+def test_numbers_as_marks_of_missing_values(written):
+    """DuckDB would not see them with spaces around."""
+    path = written(b"i\n -1 \n-1\n5\n")
+    schema, marked = Schema({"i": "integer_categorical"}), CSVFormat(missing_values=("-1",))
+    with pytest.raises(DuckDBCountError, match="'-1' with spaces around it"):
+        count_files_with_duckdb(schema.columns, [path], marked.grammar)
+    schema.adapt(path, file_format=marked)
+    assert (schema.vocabulary("i"), schema.counts.tolist()) == (["[UNSEEN]", "[MISSING]", "5"], [0, 2, 1])
 
 
 @pytest.mark.parametrize("file_format", FORMATS, ids=repr)

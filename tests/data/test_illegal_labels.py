@@ -1,6 +1,7 @@
 """Labels and sample weights that a file of any format must not have: told where they are, or left out."""
 
 import math
+import time
 
 import fastavro
 import numpy as np
@@ -105,7 +106,53 @@ def test_fit_says_where(tmp_path, suffix):
     unit, first = UNITS[suffix]
     with pytest.raises(tf.errors.OpError, match=f"{unit} {first + 4}"):
         model.fit(schema.dataset(path, 2), verbose=0, shuffle=False)
-    model.fit(schema.dataset(path, 2, num_rows=5, on_error=SkippedRows()), verbose=0, shuffle=False)
+    skipped = SkippedRows()
+    model.fit(schema.dataset(path, 2, num_rows=5, on_error=skipped), verbose=0, shuffle=False)
+    assert skipped.per_file == {str(path): 1}
+
+
+MIXED = {
+    "csv": b"user,y\na,1\nb,3\nc,inf\nd,\n\xff,1\nf,0\n",
+    "parquet": {"user": [b"a", b"b", b"c", b"d", b"\xff", b"f"], "y": [1.0, 3.0, math.inf, None, 1.0, 0.0]},
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "avro"])
+def test_several_kinds_of_illegal_rows_in_one_block(tmp_path, suffix):
+    schema = Schema({"user": "string_categorical"}, label="y")
+    schema.adapt({"user": [*"af"]})
+    path = tmp_path / f"some.{suffix}"
+    if suffix == "csv":
+        path.write_bytes(MIXED["csv"])
+    elif suffix == "parquet":
+        pq.write_table(pa.table(MIXED["parquet"]), path)
+    else:
+        fields = [{"name": "user", "type": "bytes"}, {"name": "y", "type": ["null", "double"]}]
+        rows = [dict(zip(MIXED["parquet"], row, strict=True)) for row in zip(*MIXED["parquet"].values(), strict=True)]
+        with path.open("wb") as file:
+            fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, rows)
+    told = []
+    ((inputs, labels),) = schema.dataset(path, 9, on_error=told.append)
+    assert inputs["ids"].numpy().tolist() == [[2], [3]]
+    assert labels.numpy().tolist() == [[1.0], [0.0]]
+    unit, first = UNITS[suffix]
+    expected = [(first + row, column) for row, column in ((1, "y"), (2, "y"), (3, "y"), (4, "user"))]
+    assert [(error.line, error.column, error.unit) for error in told] == [(*place, unit) for place in expected]
+    with pytest.raises(tf.errors.OpError, match=f"{unit} {first + 1}, column 'y': {BINARY}, received"):
+        list(schema.dataset(path, 9))
+
+
+def test_many_illegal_rows_take_no_longer_than_few(tmp_path):
+    """Each of them was once a reason to begin the block anew."""
+    path = tmp_path / "some.avro"
+    schema = Schema({"user": "string_categorical"}, label="y")
+    write(path, {"user": ["a"] * 8000, "y": [2] * 7999 + [1]}, schema)
+    schema.adapt({"user": ["a"]})
+    skipped = SkippedRows()
+    began = time.monotonic()
+    assert [len(labels) for _, labels in schema.dataset(path, 9, on_error=skipped)] == [1]
+    assert skipped.per_file == {str(path): 7999}
+    assert time.monotonic() - began < 4
 
 
 def test_every_row_left_out(tmp_path, suffix):
@@ -168,6 +215,12 @@ def test_weights_in_strings_are_told_with_file_and_row(tmp_path, suffix, good):
             schema.explain([fine, path], training=training)
         assert str(raised.value) == message
     schema.explain(fine)
+    with path.open("ab") as file:
+        file.write(b"nonsense\n" if suffix == "csv" else b"")
+    skipped = SkippedRows()
+    with pytest.raises(ValueError, match=rf"row {good + 1} of those that are not left out: column 'tags'"):
+        Schema.from_config(schema.get_config()).adapt([fine, path], on_error=skipped)
+    assert len(skipped) == (suffix == "csv")
 
 
 def test_weights_of_lists_are_told_with_file_and_row(tmp_path):

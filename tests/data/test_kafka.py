@@ -136,6 +136,21 @@ def test_illegal_labels(kind):
     assert [(error.line, error.column) for error in told] == [(2, "y"), (3, "y")]
 
 
+def test_numbers_of_examples_that_come_late():
+    """A message tells how a number is stored once it has it."""
+    parser = ExampleParser(STREAM, Schema({"x": "float", "z": "float"}).raw_columns(training=False), None)
+
+    def message(**numbers):
+        made = tf.train.Example()
+        for name, value in numbers.items():
+            kind = "int64_list" if isinstance(value, int) else "float_list"
+            getattr(made.features.feature[name], kind).value.append(value)
+        return made.SerializeToString()
+
+    assert list(map(plain, parser.parse([message(), message(x=1)], 1))) == [[None, 1.0], [None, None]]
+    assert list(map(plain, parser.parse([message(z=0.5), message(x=2)], 3))) == [[None, 2.0], [0.5, None]]
+
+
 WRONG = [
     ("json", b"", "message 12: expected a JSON object (Expecting value"),
     ("json", b"[1]", "message 12: expected a JSON object, received a list; the message is b'[1]'"),

@@ -349,6 +349,37 @@ def test_data_frames_and_their_missing_values(make):
     assert labels.numpy()[:, 0].tolist() == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize(
+    "make", [pl.Series, lambda values: pd.Series(values, dtype="Int64"), lambda values: np.array(values, object)]
+)
+def test_large_integers_beside_a_missing_one(make):
+    """An array of floats would round them."""
+    schema = Schema({"i": "integer_categorical"})
+    schema.adapt({"i": make([2**60 + 1, 2**60 + 3, None])})
+    assert schema.vocabulary("i")[2:] == [str(2**60 + 1), str(2**60 + 3)]
+    assert schema({"i": [2**60 + 3, None]})["ids"].numpy().tolist() == [[3], [1]]
+    with pytest.raises(TypeError, match="Received: dtype float64"):
+        schema({"i": np.array([2.0**53, math.nan])})
+
+
+def test_lists_with_missing_integers():
+    schema = Schema({"i": Schema.integer_categorical(multivalued=True)})
+    expected = [[2, -1], [1, -1], [3, 2]]
+    rows = [[7, None], None, [8, 7]]
+    schema.adapt({"i": [[7, 7], [8]]})
+    cells = np.empty(3, object)
+    cells[:] = [np.array([7.0, math.nan]), None, np.array([8.0, 7.0])]
+    for data in (rows, pl.Series(rows), pd.Series(rows), pd.Series(cells), cells):
+        assert schema({"i": data})["ids"].numpy().tolist() == expected
+
+
+def test_strings_without_any_value():
+    schema = Schema({"s": "string_categorical"})
+    schema.adapt({"s": ["a"]})
+    for data in ([None, None], np.array([math.nan] * 2), ["", np.float32("nan")], pd.Series([None, None], dtype="string")):
+        assert schema({"s": data})["ids"].numpy().tolist() == [[1], [1]]
+
+
 def test_numbers_must_be_finite_to_learn_from():
     for column in (Schema.float("standard"), Schema.float(), Schema.float_discretized(3)):
         for data in ([1.0, math.inf], np.array([1.0, 1e300])):

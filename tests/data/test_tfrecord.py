@@ -309,7 +309,7 @@ def test_numbers_stored_as_integers(tmp_path, suffix):
     assert block["y"].dtype == tf.float32
     assert len(skipped) == 1
     schema.explain(path, on_error=skipped)
-    assert len(skipped) == 2
+    assert len(skipped) == 1
     for files, problem in [
         (path, rf"some\.{suffix}, record 1, column 'y': expected one of the labels 0 and 1, or -1 and 1, received none"),
         ([other, path], rf"some\.{suffix}, record 1, column 'y': expected one of the labels"),
@@ -326,6 +326,17 @@ def test_numbers_stored_as_integers(tmp_path, suffix):
     ]:
         with pytest.raises(ValueError, match=problem):
             schema.explain(files, file_format=file_format)
+
+
+def test_the_first_records_with_a_number_tell_how_it_is_stored(tmp_path):
+    empty, path = tmp_path / "empty.tfrecord", tmp_path / "some.tfrecord"
+    write_records(empty, [])
+    write_records(path, [example(n=("int64", 1))] * 150 + [example(n=("int64", 1), x=("int64", 3))])
+    schema, skipped = Schema({"n": "integer_categorical", "x": "float"}), SkippedRows()
+    schema.adapt([empty, path], on_error=skipped)
+    assert (len(skipped), skipped.empty_files) == (1, [str(empty)])
+    assert schema.counts.tolist() == [0, 0, 151, 1]
+    assert sum(len(block["x"]) for block in schema.raw_dataset([empty, path], on_error=skipped)) == 151
 
 
 def test_messages_of_damage_say_nothing_of_operations(tmp_path):
