@@ -239,7 +239,9 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         r"'bin_boundaries=0;1.5;10'; in a value '\,' is a comma, as a separator '\t' is a tab",
     )
     group.add_argument("--label", metavar="NAME", help="column of labels")
-    group.add_argument("--positive-label", metavar="VALUE", help="the label that counts as 1")
+    group.add_argument(
+        "--positive-label", metavar="VALUE", help="the label that counts as 1; '\"1\"' is text that looks like a number"
+    )
     group.add_argument("--task", choices=["classification", "regression"], help="default: classification")
     group.add_argument("--sample-weight", metavar="NAME", help="column of sample weights")
     group.add_argument("--on-error", choices=["raise", "skip"], help="for malformed rows; default: raise")

@@ -60,7 +60,7 @@ class Settings:
             "separator": "|"}}`.
         label: Column of labels.
         task: classification or regression.
-        positive_label: The label that counts as 1.
+        positive_label: The label that counts as 1: a number, or text, which is in double quotes if it looks like a number.
         sample_weight: Column of sample weights.
         min_count: Of known datasets: how often a value must occur to have a feature of its own.
         on_error: raise, or skip malformed rows.

@@ -163,17 +163,22 @@ def _schema(settings: Settings, file_format: FileFormat, train: list[str], with_
         raise UsageError("declare the columns: --column NAME=KIND, or [columns] in a config file")
     if settings.label is None and with_labels:
         raise UsageError("name the column of labels: --label")
-    positive: Any = settings.positive_label
-    if positive is not None:
-        with contextlib.suppress(ValueError):
-            positive = float(positive)
     return Schema(
         {name: _column(name, given) for name, given in settings.columns.items()},
         label=settings.label,
         task=task,
-        positive_label=positive,
+        positive_label=_label(settings.positive_label),
         sample_weight=settings.sample_weight,
     )
+
+
+def _label(told: str | None) -> str | float | None:
+    """A number where it looks like one and stands in no quotes."""
+    if told is None or (len(told) > 2 and told[0] == told[-1] == '"'):
+        return told and told[1:-1]
+    with contextlib.suppress(ValueError):
+        return float(told)
+    return told
 
 
 def _column(name: str, given: Any) -> Any:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 
+import fastavro
 import numpy as np
+import pyarrow.csv as pyarrow_csv
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_TRAIN, command, done, ended, process_of, write_csv
@@ -139,7 +142,6 @@ def test_marks_of_missing_values(data, tmp_path):
 
 
 def write_avro(path, csv_lines):
-    fastavro = pytest.importorskip("fastavro")
     kinds = {"user": "string", "item": "long", "genres": "string", "price": ["null", "double"], "clicked": "long"}
     read = {"string": str, "long": int}
     records = [
@@ -200,8 +202,7 @@ def test_rows_are_scored_alike_everywhere(trained, data, scores, tmp_path):
     tsv, record, parquet = tmp_path / "t.tsv", tmp_path / "t.tfrecord", tmp_path / "t.parquet"
     tsv.write_text((data / "test.csv").read_text().replace(",", "\t"))
     write_tfrecord(record, schema.raw_dataset(data / "test.csv"), schema)
-    pyarrow_csv, pyarrow_parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
-    pyarrow_parquet.write_table(pyarrow_csv.read_csv(data / "test.csv"), parquet)
+    pq.write_table(pyarrow_csv.read_csv(data / "test.csv"), parquet)
     for file, name in ((record, "tfrecord"), (parquet, "parquet"), (tsv, "tsv")):
         np.testing.assert_array_equal(predictions(run.path, file, "--format", name), scores)
     result = done("predict", run.path, "--data", data / "test.csv", "--output", tmp_path / "p.csv", "--batch-size", 7)

@@ -1,8 +1,11 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_VALIDATION, command, done, rows, state_of
+from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_TRAIN, NUM_VALIDATION, command, done, rows, state_of
+from pyarrow import csv
 from real_data import CRITEO, FRAPPE, ML_100K, YELP, needs
 
 from keras_rafm.data import Schema, write_tfrecord
@@ -50,8 +53,7 @@ def test_other_formats_train_to_the_same_model(data, trained, tmp_path, ending):
     for split in ("train", "validation", "test"):
         path = tmp_path / f"{split}.{ending}"
         if ending == "parquet":
-            pyarrow_csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
-            parquet.write_table(pyarrow_csv.read_csv(data / f"{split}.csv"), path)
+            pq.write_table(csv.read_csv(data / f"{split}.csv"), path)
         else:
             write_tfrecord(path, schema.raw_dataset(data / f"{split}.csv"), schema)
         flags += [f"--{split}", path]
@@ -156,3 +158,16 @@ def test_an_error_of_the_program_ends_with_1(data, tmp_path, monkeypatch):
     assert (result.code, result.lines()[-1]) == (1, "error: broken")
     assert "--debug" in result.err
     assert "Traceback" in command("train", "--debug", "--train", "x", "--output", tmp_path / "run").err
+
+
+def test_labels_that_are_text_and_look_like_numbers(data, tmp_path):
+    as_text = csv.ConvertOptions(column_types={"clicked": pa.string()})
+    pq.write_table(csv.read_csv(data / "train.csv", convert_options=as_text), tmp_path / "train.parquet")
+    words = ("train", "--train", tmp_path / "train.parquet", *COLUMNS, *MODEL, "--epochs", 1, "--output", tmp_path / "run")
+    refused = command(*words, "--positive-label", "1")
+    assert (refused.code, "column 'clicked': expected float32, found the type string" in refused.err) == (2, True)
+    done(*words, "--positive-label", '"1"')
+    told = done("evaluate", tmp_path / "run", "--data", tmp_path / "train.parquet").out
+    assert f"({NUM_TRAIN} rows)" in told
+    assert "auc nan" not in told
+    assert "auc" in told

@@ -6,13 +6,12 @@ import math
 import re
 import uuid
 
+import fastavro
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_rafm.data import AvroFormat, Schema, SkippedRows
-
-fastavro = pytest.importorskip("fastavro", reason="fastavro is not installed")
 
 MISSING_INTEGER = -(2**63)
 MAKE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
