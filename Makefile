@@ -40,12 +40,13 @@ PYTEST = -m pytest --numprocesses 2 --dist worksteal
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
-# Not what doesn't depend on TensorFlow: downloads, DuckDB, parsing of text, plots, benchmarks; nor the command line, whose
-# parts are tested here one by one.
+# The core: layers, models, optimizers, export, schemas and reading. Not what hardly depends on TensorFlow (parsing, counting,
+# downloads, plots, benchmarks), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
+NOT_CORE = tests/cli tests/test_benchmarks.py tests/test_plots.py $(addprefix tests/data/test_,$(addsuffix .py, \
+	avro beam_counts delimited duckdb_counts illegal_labels kafka known_datasets object_stores parquet))
+
 test-latest: $(LATEST_VENV)/.installed
-	$(LATEST_VENV)/bin/python $(PYTEST) --ignore tests/cli --ignore tests/data/test_known_datasets.py \
-		--ignore tests/data/test_duckdb_counts.py --ignore tests/data/test_delimited.py --ignore tests/test_plots.py \
-		--ignore tests/test_benchmarks.py
+	$(LATEST_VENV)/bin/python $(PYTEST) $(addprefix --ignore ,$(NOT_CORE))
 
 lint: install
 	$(VENV)/bin/ruff check .

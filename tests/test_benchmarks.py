@@ -375,9 +375,9 @@ def rows_of_table(module, *words):
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def test_reading_of_all_kinds_of_files():
-    rows = rows_of_table("reading", "--rows", "300")
-    kinds = ["csv", "quoted.csv", "csv.gz", "parquet", "tfrecord", "avro", "libfm"]
+def test_reading_of_files():
+    kinds = ["csv", "avro", "libfm"]
+    rows = rows_of_table("reading", "--rows", "300", "--kinds", ",".join(kinds))
     assert [row["file"] for row in rows] == [f"rows.{kind}" for kind in kinds for _ in range(3)]
     assert [row["what"] for row in rows] == ["raw columns", "mapped", "fit"] * len(kinds)
     assert all(int(row["rows/s"].replace(",", "")) > 0 for row in rows)
@@ -398,4 +398,4 @@ def test_counting_of_files():
 def test_reading_from_kafka():
     (row,) = rows_of_table("kafka", "--messages", "3000", "--runs", "1", "--formats", "json")
     assert row["messages"] == "json"
-    assert all(float(value.replace(",", "")) > 0 for name, value in row.items() if name != "messages")
+    assert all(int(row[name].replace(",", "")) > 0 for name in ("fit, messages/s", "messages alone"))
