@@ -35,7 +35,7 @@ benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
 # Most of a test is Python that builds graphs: two processes take half of the time.
-PYTEST = -m pytest --numprocesses 2 --dist worksteal
+PYTEST = -m pytest --numprocesses 2 --dist worksteal --durations 15
 
 test: install
 	$(VENV)/bin/python $(PYTEST)
