@@ -34,16 +34,17 @@ OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
 benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
-# Most of a test is Python that builds graphs: two processes take half of the time.
-PYTEST = -m pytest --numprocesses 2 --dist worksteal --durations 15
+# Most of a test is Python that builds graphs, or waits: three processes keep two cores busy.
+PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
 
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
 # The core: layers, models, optimizers, export, schemas and reading. Not what hardly depends on TensorFlow (parsing, counting,
 # downloads, plots, benchmarks), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
-NOT_CORE = tests/cli tests/test_benchmarks.py tests/test_plots.py $(addprefix tests/data/test_,$(addsuffix .py, \
-	avro beam_counts delimited duckdb_counts illegal_labels kafka known_datasets object_stores parquet))
+NOT_CORE = tests/cli $(addprefix tests/test_,$(addsuffix .py,benchmarks examples plots rank_plan)) \
+	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
+	known_datasets libfm object_stores parquet schema_files synthetic))
 
 test-latest: $(LATEST_VENV)/.installed
 	$(LATEST_VENV)/bin/python $(PYTEST) $(addprefix --ignore ,$(NOT_CORE))
