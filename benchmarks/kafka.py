@@ -30,12 +30,10 @@ _QUICK = {"stream_timeout_ms": 6000, "poll_timeout_ms": 200}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=_MESSAGES)
-    parser.add_argument("--formats", default=",".join(_FORMATS), help="of messages, separated by commas")
+    parser.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS, help="of messages; default: all")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
-    formats = options.formats.split(",")
-    if not set(formats) <= set(_FORMATS):
-        parser.error(f"--formats must be some of {', '.join(_FORMATS)}. Received: {options.formats}")
+
     import tensorflow as tf
     from confluent_kafka import Producer
 
@@ -54,7 +52,7 @@ def main() -> None:
     )
     print("\n| messages | fit, messages/s | messages alone | ratio |")
     print("|---|---|---|---|", flush=True)
-    for message_format in formats:
+    for message_format in options.formats:
         for number, row in enumerate(rows):
             producer.produce(message_format, value=_message(row, message_format), key=str(number))
             producer.poll(0)

@@ -34,12 +34,9 @@ _NAMES = [f"c{number}" for number in range(_COLUMNS)]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=_ROWS)
-    parser.add_argument("--kinds", default=",".join(_KINDS), help="of files, separated by commas")
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS, help="of files; default: all")
     parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
-    kinds = options.kinds.split(",")
-    if not set(kinds) <= set(_KINDS):
-        parser.error(f"--kinds must be some of {', '.join(_KINDS)}. Received: {options.kinds}")
 
     import tensorflow as tf
 
@@ -48,7 +45,7 @@ def main() -> None:
     print("| file | MB | what | rows/s | peer | its rows/s | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="keras_rafm_reading_") as folder:
-        paths = write_files(Path(folder), options.rows, kinds)
+        paths = write_files(Path(folder), options.rows, options.kinds)
         for kind, path in paths.items():
             _print_rows(kind, path, options.rows, options.runs)
     print(f"\nLoads after: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")

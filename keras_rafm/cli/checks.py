@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 import sys
 
 import tensorflow as tf
@@ -16,8 +14,7 @@ from keras_rafm.data import Schema
 from keras_rafm.data._delimited_format import MalformedRowError
 from keras_rafm.data.columns import MISSING_NAME
 from keras_rafm.rank_plan import RankPlan
-
-_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+from keras_rafm.serving.export import illegal_input_names
 
 
 def check_model(settings: Settings) -> None:
@@ -50,8 +47,7 @@ def _ignore(error: MalformedRowError) -> None:
 
 def warn_of_names(schema: Schema) -> None:
     """Of columns that an exported model can't have."""
-    names = [column.name for column in schema.raw_columns(training=False)]
-    illegal = [own for own in names if not _INPUT_NAME.fullmatch(own) or keyword.iskeyword(own) or own == "self"]
+    illegal = illegal_input_names(schema)
     if illegal:
         _warn(
             "the model can be trained but not exported: for that, names of columns must have letters, digits and "

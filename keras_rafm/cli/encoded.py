@@ -126,8 +126,9 @@ def explained(
     except tf.errors.OpError:
         if schema.is_adapted:
             schema.explain(files, training=training, file_format=file_format, on_error=on_error)
-        for file in files:
-            file_format.explain(file, columns, on_error)
+        else:  # which reads the same files, but can't encode them yet
+            for file in files:
+                file_format.explain(file, columns, on_error)
         raise
     for file in files:
         if is_gzip(file):  # TensorFlow may take a file for ended that was cut off

@@ -121,9 +121,7 @@ def _check_schema(schema: Schema, model: keras.Model, inputs: _ServingInputs) ->
                 f"the model must have the inputs of schema.inputs(), of width {width}, to be exported with the schema. "
                 f"Received a model with the input '{spec.name}' of width {spec.shape[1]}"
             )
-    names = [column.name for column in schema.raw_columns(training=False)]
-    # A function of TensorFlow's is called with them as keywords.
-    illegal = [n for n in names if not _INPUT_NAME.fullmatch(n) or keyword.iskeyword(n) or n == "self"]
+    illegal = illegal_input_names(schema)
     if illegal:
         raise ValueError(
             f"columns of an exported schema must have names of letters, digits and underscores, a letter first, other "
@@ -135,6 +133,13 @@ def _check_schema(schema: Schema, model: keras.Model, inputs: _ServingInputs) ->
                 f"the schema must be the one that the model was made for. Received: a schema of {schema.num_features:,} "
                 f"features, and {layer.name} of {layer.num_features:,}"
             )
+
+
+def illegal_input_names(schema: Schema) -> list[str]:
+    """The columns whose names the signature `raw` can't have."""
+    names = [column.name for column in schema.raw_columns(training=False)]
+    # A function of TensorFlow's is called with them as keywords.
+    return [n for n in names if not _INPUT_NAME.fullmatch(n) or keyword.iskeyword(n) or n == "self"]
 
 
 def _add_raw_endpoint(
