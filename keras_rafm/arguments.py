@@ -35,14 +35,15 @@ def integer(given: Any, name: str, at_least: int | None = None) -> int:
     return int(given)
 
 
-def integer_or_none(given: Any, name: str) -> int | None:
+def integer_or_none(given: Any, name: str, at_least: int | None = None) -> int | None:
     """The integer that is given, or `None`.
 
     Raises:
         TypeError: It is neither.
+        ValueError: It is less than `at_least`.
     """
     try:
-        return None if given is None else integer(given, name)
+        return None if given is None else integer(given, name, at_least)
     except TypeError:
         raise TypeError(f"`{name}` must be an integer or None. Received: {given!r}") from None
 

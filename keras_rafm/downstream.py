@@ -7,6 +7,7 @@ else held constant.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -113,6 +114,28 @@ def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[k
         results = keras.tree.flatten(node.operation(*args, **kwargs))
         new_tensors.update((id(tensor), new) for tensor, new in zip(node.output_tensors, results, strict=True))
     return keras.Model(new_inputs, [new_tensors[id(output)] for output in outputs])
+
+
+def run_graph(outputs: list[keras.KerasTensor], values: Mapping[int, Any]) -> list[Any]:
+    """The values of some tensors of a functional graph in inference.
+
+    A functional model casts its inputs, and takes them only as they are declared; here a layer may get a ragged tensor,
+    say, in place of a dense one.
+
+    Args:
+        outputs: Tensors of the graph.
+        values: That of each `keras.Input` above them, by the `id` of its tensor.
+    """
+    known = dict(values)
+    for node in nodes_above(outputs):
+        if node.is_input:
+            continue
+        args, kwargs = node.arguments.fill_in(known)
+        if isinstance(node.operation, keras.layers.Layer):
+            kwargs = {**kwargs, "training": False}
+        results = keras.tree.flatten(node.operation(*args, **kwargs))
+        known.update((id(tensor), result) for tensor, result in zip(node.output_tensors, results, strict=True))
+    return [known[id(output)] for output in outputs]
 
 
 def nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:

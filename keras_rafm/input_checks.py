@@ -27,7 +27,7 @@ def check_integer_inputs(inputs: Any, model: keras.Model) -> list[tf.Tensor]:
         tf.errors.InvalidArgumentError: A value does not fit the dtype of its input.
     """
     checked: list[tf.Tensor] = []
-    for given, declared in _pair_inputs(inputs, model.input, model.inputs):
+    for given, declared in pair_inputs(inputs, model.input, model.inputs):
         if given is None or isinstance(given, keras.KerasTensor):
             continue
         if not keras.backend.is_int_dtype(declared.dtype):
@@ -56,7 +56,7 @@ def _first_where_not(condition: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     return tf.boolean_mask(values, ~condition)[0]
 
 
-def _pair_inputs(given: Any, declared: Any, flat_declared: list[Any]) -> list[tuple[Any, Any]]:
+def pair_inputs(given: Any, declared: Any, flat_declared: list[Any]) -> list[tuple[Any, Any]]:
     """Each given input beside its `keras.Input`. Where their numbers differ, Keras itself says so later."""
     if isinstance(given, Mapping):
         names = [tensor.name for tensor in flat_declared]

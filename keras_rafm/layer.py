@@ -25,7 +25,7 @@ from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
 from keras_rafm.replicas import with_dense_gradient
 from keras_rafm.row_access import read_rows
 from keras_rafm.row_sums import TableSums, sum_tables
-from keras_rafm.scopes import active_recording, expected_batch_size, inference, is_serving
+from keras_rafm.scopes import active_recording, expected_batch_size, inference, is_serving, served_score
 
 _UNSET_SLOT = -1
 # `max_dense_rows="auto"`, both by measurement: `benchmarks/README.md`.
@@ -247,6 +247,9 @@ class RaFMLayer(keras.layers.Layer):
             ValueError: Shapes do not fit, or this is a clone whose weights have not been set.
             tf.errors.InvalidArgumentError: An id is outside `[0, num_features)` and not −1, or a value is not finite.
         """
+        served = served_score(self, inputs)
+        if served is not None:
+            return self._as_output(served)
         with contextlib.nullcontext() if training else inference():
             linear, levels, penalty = self._terms(inputs, self._head_for(inputs) if training else 0)
         if penalty is not None:
@@ -443,7 +446,9 @@ class RaFMLayer(keras.layers.Layer):
         self._require_slots()
         dtype = "float64" if self.variable_dtype == "float64" else "float32"
         found = occurrences(inputs, self.num_features, dtype, where=self.name)
-        reads = find_reads(found, self.slots.value, self.level_sizes, head, where=self.name)
+        # Read here and not inside a branch of the graph, where Keras would overlook it when it exports a model.
+        slots = tf.convert_to_tensor(self.slots.value)
+        reads = find_reads(found, slots, self.level_sizes, head, where=self.name)
         penalties = []
 
         def look_up(table: keras.Variable, rows: tf.Tensor | None, l2: float) -> tf.Tensor:

@@ -53,7 +53,7 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
     if isinstance(inputs, tf.SparseTensor):
         flat = _from_sparse(inputs, num_features, dtype, where)
     else:
-        ids, values = _ids_and_values(inputs, where)
+        ids, values = ids_and_values(inputs, where)
         ragged = isinstance(ids, tf.RaggedTensor)
         if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
             raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
@@ -114,7 +114,12 @@ def check_symbolic_inputs(inputs: Any, num_features: int, where: str) -> None:
         raise TypeError(f"{where}: `ids` and `values` must both be dense or both be ragged")
 
 
-def _ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
+def ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
+    """Ids, and values or `None`, of inputs that are not sparse, as dense or ragged tensors.
+
+    Raises:
+        TypeError, ValueError: As `occurrences`.
+    """
     ids, values = _split(inputs, where)
     ids, values = _as_tensor(ids), None if values is None else _as_tensor(values)
     _check_ids_and_values(ids, values, where)

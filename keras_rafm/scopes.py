@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 #: Name of the layer -> its `ŷ_1 … ŷ_m`, each `[B, 1]`, with the gradients of `interactions.imitating_scores`.
 LevelScores = dict[str, list[tf.Tensor]]
 
+#: Of a layer and its inputs: the score `[B]` that it has in an exported model, or `None` if that is computed as ever.
+ServedScore = Callable[[Any, Any], tf.Tensor | None]
+
 _recording: contextvars.ContextVar[LevelScores | None] = contextvars.ContextVar("level_scores", default=None)
 _inference: contextvars.ContextVar[bool] = contextvars.ContextVar("inference", default=False)
-_serving: contextvars.ContextVar[bool] = contextvars.ContextVar("serving", default=False)
+_serving: contextvars.ContextVar[ServedScore | None] = contextvars.ContextVar("serving", default=None)
 _batch_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("batch_size", default=None)
 
 
@@ -39,10 +43,18 @@ def active_recording() -> LevelScores | None:
     return _recording.get()
 
 
+def _as_ever(layer: Any, inputs: Any) -> None:
+    del layer, inputs
+
+
 @contextlib.contextmanager
-def serving() -> Iterator[None]:
-    """Inside, graphs are made for an exported model: unknown ids contribute nothing, and nothing has a gradient."""
-    token = _serving.set(True)
+def serving(score: ServedScore = _as_ever) -> Iterator[None]:
+    """Inside, graphs are made for an exported model: unknown ids contribute nothing, and nothing has a gradient.
+
+    Args:
+        score: Computes the scores of layers.
+    """
+    token = _serving.set(score)
     try:
         yield
     finally:
@@ -81,4 +93,10 @@ def is_inference() -> bool:
 
 def is_serving() -> bool:
     """Whether the graph being made is that of an exported model."""
-    return _serving.get()
+    return _serving.get() is not None
+
+
+def served_score(layer: Any, inputs: Any) -> tf.Tensor | None:
+    """What `serving` says of a layer's score, `[B]`; `None` outside of it, or if the layer is to compute it."""
+    score = _serving.get()
+    return None if score is None else score(layer, inputs)

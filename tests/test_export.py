@@ -130,7 +130,7 @@ def plain_keras_model() -> keras.Model:
 
 
 def log_loss_of(name: str) -> set[str]:
-    return {f"score{name}", f"probability{name}"}
+    return {f"score{name}", f"probability{name}", f"class{name}"}
 
 
 def as_sparse() -> tf.SparseTensor:
@@ -282,7 +282,7 @@ def response_of(kind: str, output: Any) -> Arrays:
     """What the server should say for the outputs of a model."""
 
     def from_probability(p: np.ndarray, name: str) -> Arrays:
-        return {f"score{name}": np.log(p / (1 - p)), f"probability{name}": p}
+        return {f"score{name}": np.log(p / (1 - p)), f"probability{name}": p, f"class{name}": (p > 0.5).astype("int64")}
 
     if kind == "wide_and_deep":
         return from_probability(output, "")
@@ -292,7 +292,7 @@ def response_of(kind: str, output: Any) -> Arrays:
         return {**from_probability(output["p"], "_p"), "score_raw": output["raw"]}
     if CASES[kind].outputs == {"score"}:
         return {"score": output}
-    return {"score": output, "probability": sigmoid(output)}
+    return {"score": output, "probability": sigmoid(output), "class": (output > 0).astype("int64")}
 
 
 def assert_response(response: Arrays, expected: Arrays) -> None:

@@ -105,6 +105,11 @@ def read_schema(
         raise ValueError(f"{directory / _JSON} is damaged: {error!r}") from error
 
 
+def schema_digest(directory: Path) -> str:
+    """The digest of a schema that was written there: of what was declared and of what was learnt."""
+    return str(json.loads((directory / _JSON).read_text(encoding="utf-8"))["digest"])
+
+
 def _write_files(directory: Path, config: Mapping[str, Any], of_columns: LearntColumns) -> None:
     (directory / _VOCABULARY).mkdir(parents=True)
     entries: dict[str, dict[str, Any]] = {}

@@ -1,0 +1,185 @@
+"""The model card: what an exported model is, beside its graph, for people and for programs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_rafm.data._schema_files import schema_digest
+from keras_rafm.layer import RaFMLayer
+
+EXTRA = "assets.extra"  # what TF Serving leaves alone
+_JSON, _MARKDOWN = "model_card.json", "model_card.md"
+_FORMAT, _FORMAT_VERSION = "keras_rafm.model_card", 1
+_PACKAGES = ("keras_rafm", "tensorflow", "keras", "numpy")
+
+
+def write_model_card(directory: Path, card: Mapping[str, Any]) -> None:
+    """Write a card as JSON and as Markdown into `assets.extra` of a SavedModel."""
+    extra = directory / EXTRA
+    extra.mkdir(exist_ok=True)
+    (extra / _JSON).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (extra / _MARKDOWN).write_text(_as_markdown(card), encoding="utf-8")
+
+
+def load_model_card(version_directory: str | Path) -> dict[str, Any]:
+    """Read the model card of an exported version.
+
+    Args:
+        version_directory: What `keras_rafm.export` returned, such as `saved_models/frappe/1`.
+
+    Returns:
+        The card: `signatures`, `layers` (ranks, level sizes, counts of factors), `metrics`, `precision`, `bytes`,
+        `packages` (versions), `schema` (its digest) and `created` (UTC, ISO 8601).
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged or was written in a newer format.
+    """
+    path = Path(version_directory) / EXTRA / _JSON
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card["format"] != _FORMAT:
+            raise ValueError(f"it has the format {card['format']!r}")
+        newer = int(card["format_version"]) > _FORMAT_VERSION
+    except FileNotFoundError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable model card: {error!r}") from error
+    if newer:
+        raise ValueError(f"{path} has format {card['format_version']}; this version reads up to {_FORMAT_VERSION}")
+    return dict(card)
+
+
+def model_card(
+    name: str,
+    number: int,
+    layers: Sequence[RaFMLayer],
+    num_levels: int,
+    signatures: Sequence[Any],
+    precision: Mapping[str, Any],
+    metrics: Mapping[str, float] | None,
+    schema_folder: Path | None,
+    directory: Path,
+) -> dict[str, Any]:
+    """The card of a model that is written, but for the card itself.
+
+    Args:
+        name: Of the model directory.
+        number: The version.
+        layers: Its layers as they were trained.
+        num_levels: The level that they are cut off at.
+        signatures: `signatures.Signature`s.
+        precision: How factors are stored, and what that costs, if it was measured.
+        metrics: Given by the user.
+        schema_folder: Where the schema is saved.
+        directory: Of the SavedModel.
+    """
+    files = {path: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
+    variables = sum(size for path, size in files.items() if path.parent.name == "variables")
+    return {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "name": name,
+        "version": number,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "packages": {**{package: version(package) for package in _PACKAGES}, "python": platform.python_version()},
+        "layers": [_of_layer(layer, min(num_levels, layer.num_levels)) for layer in layers],
+        "precision": dict(precision),
+        "bytes": {"variables": variables, "total": sum(files.values())},
+        "metrics": {key: float(value) for key, value in (metrics or {}).items()},
+        "schema": None if schema_folder is None else {"digest": schema_digest(schema_folder)},
+        "signatures": {
+            own.name: {
+                "method": own.method,
+                "inputs": {
+                    named.spec.name: {
+                        "dtype": named.spec.dtype.name,
+                        "shape": named.spec.shape.as_list(),
+                        "meaning": named.meaning,
+                    }
+                    for named in own.inputs
+                },
+                "outputs": dict(own.outputs),
+            }
+            for own in signatures
+        },
+    }
+
+
+def _of_layer(layer: RaFMLayer, level: int) -> dict[str, Any]:
+    plan = layer.plan
+    sizes = plan.level_sizes[:level]
+    free = [size - above for size, above in zip(sizes, (*sizes[1:], 0), strict=True)]
+    num_free = int(np.dot(free, plan.ranks[:level]))
+    num_active = int(np.dot(sizes, plan.ranks[:level]))
+    return {
+        "name": layer.name,
+        "ranks": list(plan.ranks[:level]),
+        "level_sizes": list(sizes),
+        "num_features": plan.num_features,
+        "num_active_factors": num_active,
+        "num_free_factors": num_free,
+        "num_dependent_factors": num_active - num_free,
+        "trained_ranks": list(plan.ranks),
+        "plan_fingerprint": plan.fingerprint,
+    }
+
+
+def _as_markdown(card: Mapping[str, Any]) -> str:
+    lines = [
+        f"# {card['name']}, version {card['version']}",
+        "",
+        f"Written on {card['created']} with "
+        + ", ".join(f"{package} {number}" for package, number in card["packages"].items())
+        + ".",
+        "",
+        "## Layers",
+        "",
+        "| layer | ranks D_1 … D_m | features of level k or above | active factors | free | dependent |",
+        "|---|---|---|---|---|---|",
+    ]
+    for layer in card["layers"]:
+        cells = [
+            layer["name"],
+            ", ".join(map(str, layer["ranks"])),
+            ", ".join(f"{size:,}" for size in layer["level_sizes"]),
+            *(f"{layer[key]:,}" for key in ("num_active_factors", "num_free_factors", "num_dependent_factors")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    sizes = card["bytes"]
+    lines += [
+        "",
+        f"Factors are stored as {card['precision']['factors']}: {sizes['variables']:,} bytes of variables, "
+        f"{sizes['total']:,} in all.",
+    ]
+    loss = card["precision"].get("loss")
+    if loss is not None:
+        exported, trained = loss["exported"], loss["trained"]
+        lines.append(f"The loss on {loss['samples']:,} samples is {exported:.6g}; that of the model is {trained:.6g}.")
+    if card["schema"] is not None:
+        lines.append(f"The schema of the raw columns has the digest {card['schema']['digest']}.")
+    if card["metrics"]:
+        lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.6g} |" for name, value in card["metrics"].items()]
+    lines += ["", "## Signatures"]
+    for name, signature in card["signatures"].items():
+        lines += [
+            "",
+            f"### {name} ({signature['method']})",
+            "",
+            "| tensor | dtype | shape | meaning |",
+            "|---|---|---|---|",
+        ]
+        for key, tensor in signature["inputs"].items():
+            shape = ", ".join("?" if size is None else str(size) for size in tensor["shape"])
+            lines.append(f"| input `{key}` | {tensor['dtype']} | [{shape}] | {tensor['meaning']} |")
+        lines += [f"| output `{key}` | | | {meaning} |" for key, meaning in signature["outputs"].items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,365 @@
+"""The signatures of an exported model: which there are, what they take and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_rafm.data.encoder import Encoder, tables_from_files
+from keras_rafm.data.formats import parse_examples
+from keras_rafm.data.schema import Schema
+from keras_rafm.downstream import node_of, run_graph
+from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
+from keras_rafm.layer import RaFMLayer
+from keras_rafm.scopes import serving
+from keras_rafm.serving.model_inputs import Fed, ModelInputs, NamedSpec
+from keras_rafm.serving.served_layer import Precision, ServedLayer
+
+#: All signatures that an exported model may have.
+SIGNATURES = ("serving_default", "ragged", "raw", "examples", "classify", "regress", "low", "level_scores")
+
+_PREDICT = "tensorflow/serving/predict"
+_Answer = dict[str, tf.Tensor]
+
+
+class Signature(NamedTuple):
+    """A signature.
+
+    Attributes:
+        name: Its name.
+        inputs: What it takes.
+        outputs: The meaning of each tensor of its answer.
+        answer: Of those inputs.
+        method: What TF Serving calls it by.
+    """
+
+    name: str
+    inputs: Sequence[NamedSpec]
+    outputs: Mapping[str, str]
+    answer: Callable[..., _Answer]
+    method: str = _PREDICT
+
+
+class ServedModel:
+    """A functional model for serving.
+
+    Args:
+        model: The model, whose idle rows are settled.
+        compiled: What it was compiled as, if that is another object.
+        level: The level whose scores take the place of `ŷ_m`; `None`: the highest.
+        precision: How factors are stored.
+
+    Raises:
+        ValueError: As `ModelInputs`, or there is no such level.
+    """
+
+    def __init__(
+        self, model: keras.Model, compiled: keras.Model, level: int | None = None, precision: Precision = "trained"
+    ) -> None:
+        self.inputs = ModelInputs(model)
+        layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
+        most = max(layer.num_levels for layer in layers)
+        if level is not None and not 1 <= level <= most:
+            raise ValueError(f"`level` must be in 1 … {most}. Received: level={level}")
+        self.num_levels = most if level is None else level
+        calls = {id(call.layer): call for call in self.inputs.calls}
+        self.layers = {
+            id(layer): ServedLayer(
+                layer,
+                min(self.num_levels, layer.num_levels),
+                precision,
+                # One in a nested model may be called in any way.
+                has_values=id(layer) not in calls or calls[id(layer)].has_values,
+            )
+            for layer in layers
+        }
+        self._model = model
+        self._heads = _heads(model, compiled)
+        # One run gives the outputs, and the logits that their sigmoids were computed from.
+        self._logits = [_logit_of(output) for output in model.outputs]
+
+    @property
+    def single_head(self) -> _Head | None:
+        """The output of a model that has one, and that one a number per sample."""
+        return self._heads[0] if len(self._heads) == 1 and self.why_not_columns is None else None
+
+    @property
+    def why_not_columns(self) -> str | None:
+        """Why the outputs of several levels can't stand side by side as columns; `None` if they can."""
+        for output in self._model.outputs:
+            if len(output.shape) != 2 or output.shape[1] != 1:
+                return f"an output is of shape {tuple(output.shape)} and not [batch, 1]"
+        return None
+
+    def answer(self, fed: Fed) -> _Answer:
+        """Scores, probabilities and classes of all outputs."""
+        return self._answer(fed, self.num_levels, {})
+
+    def low(self, fed: Fed) -> _Answer:
+        """The same of level 1."""
+        return self._answer(fed, 1, {})
+
+    def level_scores(self, fed: Fed) -> _Answer:
+        """Scores and probabilities of all levels side by side: `[B, m]`."""
+        remembered: dict[Any, Any] = {}
+        by_level = [self._answer(fed, level, remembered) for level in range(1, self.num_levels + 1)]
+        return {
+            name: tf.concat([answer[name.removeprefix("level_")] for answer in by_level], axis=1)
+            for name in self.meanings_of_levels()
+        }
+
+    def raw_outputs(self, fed: Fed) -> list[tf.Tensor]:
+        """The flat outputs of the model as they are."""
+        return self._run(fed, self._model.outputs, self.num_levels, {})
+
+    def meanings(self) -> dict[str, str]:
+        """Of the tensors of an answer."""
+        return {name: meaning for head in self._heads for name, meaning in head.meanings().items()}
+
+    def meanings_of_levels(self) -> dict[str, str]:
+        """Of those of `level_scores`."""
+        return {
+            f"level_{name}": f"{meaning}, at each level: column k is that of the model cut off at rank D_k"
+            for name, meaning in self.meanings().items()
+            if not name.startswith("class")
+        }
+
+    def _answer(self, fed: Fed, level: int, remembered: dict[Any, Any]) -> _Answer:
+        outputs = [*self._model.outputs, *(logit for logit in self._logits if logit is not None)]
+        results = self._run(fed, outputs, level, remembered)
+        logits = iter(results[len(self._logits) :])
+        answer: _Answer = {}
+        for head, output, logit in zip(self._heads, results, self._logits, strict=False):
+            answer.update(head.answer(output, None if logit is None else next(logits)))
+        return answer
+
+    def _run(self, fed: Fed, outputs: list[Any], level: int, remembered: dict[Any, Any]) -> list[tf.Tensor]:
+        def score(layer: RaFMLayer, inputs: Any) -> tf.Tensor:
+            served = self.layers[id(layer)]
+            ids = inputs["ids"] if isinstance(inputs, Mapping) else inputs
+            # With the ids themselves, so that no others get their identity.
+            batch, _ = remembered.setdefault((id(layer), id(ids)), (served.occurrences(inputs), ids))
+            (own,) = served.scores(batch, [min(level, served.num_levels)])
+            return own
+
+        with serving(score):
+            return run_graph(outputs, fed)
+
+
+class _Head(NamedTuple):
+    """What an answer says of one output of the model.
+
+    Attributes:
+        suffix: Of the names of its tensors.
+        is_log_loss: Whether it was trained by a log-loss, ...
+        from_logits: ... and is a logit.
+    """
+
+    suffix: str
+    is_log_loss: bool
+    from_logits: bool
+
+    def meanings(self) -> dict[str, str]:
+        if not self.is_log_loss:
+            return {f"score{self.suffix}": "the model's output"}
+        return {
+            f"score{self.suffix}": "the logit",
+            f"probability{self.suffix}": "the probability of class 1",
+            f"class{self.suffix}": "1 where the probability is above 0.5, else 0",
+        }
+
+    def answer(self, output: tf.Tensor, logit: tf.Tensor | None) -> _Answer:
+        if not self.is_log_loss:
+            return {f"score{self.suffix}": output}
+        if self.from_logits:
+            score, probability = output, tf.sigmoid(output)
+        else:
+            score, probability = _logit(output) if logit is None else logit, output
+        is_one = tf.cast(probability > 0.5, tf.int64)
+        return {f"score{self.suffix}": score, f"probability{self.suffix}": probability, f"class{self.suffix}": is_one}
+
+
+class RawInputs:
+    """The raw columns of a schema as inputs of a model.
+
+    Args:
+        schema: The schema.
+        served: The model that was made for it.
+        folder: Where the schema is saved, from where its vocabularies become assets.
+    """
+
+    def __init__(self, schema: Schema, served: ServedModel, folder: Path) -> None:
+        self.encoder: Encoder = schema.new_encoder(tables_from_files(folder, schema.columns))
+        self.columns = schema.raw_columns(training=False)
+        self._inputs = served.inputs
+        self._dtypes = {own.spec.name: own.spec.dtype for own in served.inputs.padded()}
+
+    def named(self) -> list[NamedSpec]:
+        """The columns."""
+        missing = {"string": "an empty string", "int64": "−2**63", "float32": "NaN"}
+        return [
+            NamedSpec(
+                tf.TensorSpec([None, None] if column.is_list else [None], tf.as_dtype(column.dtype), column.name),
+                f"column '{column.name}'; {missing[column.dtype]} where a value is missing"
+                + (", also behind shorter lists" if column.is_list else ""),
+            )
+            for column in self.columns
+        ]
+
+    def fed(self, raw: Mapping[str, Any]) -> Fed:
+        """The inputs of the model from the columns."""
+        encoded = self.encoder(raw)
+        return self._inputs.from_padded({name: tf.cast(encoded[name], dtype) for name, dtype in self._dtypes.items()})
+
+    def fed_by_examples(self, texts: tf.Tensor) -> Fed:
+        """The inputs of the model from serialised `tf.train.Example`s; absent features are missing values."""
+        return self.fed(parse_examples(texts, self.columns, "the request", tf.constant(0, tf.int64), frozenset()))
+
+
+def make_signatures(served: ServedModel, raw: RawInputs | None, wanted: Sequence[str] | None) -> list[Signature]:
+    """The signatures of a model.
+
+    Args:
+        served: The model.
+        raw: Its raw columns, if it is exported with a schema.
+        wanted: Their names; `None`: all that the model can have.
+
+    Raises:
+        ValueError: A name is unknown, or the model can't have such a signature.
+    """
+    possible = _possible(served, raw)
+    if wanted is None:
+        return [own for own in possible.values() if isinstance(own, Signature)]
+    chosen = []
+    for name in dict.fromkeys(("serving_default", *wanted)):
+        if name not in possible:
+            raise ValueError(f"`signatures` must be of {', '.join(SIGNATURES)}. Received: {name!r}")
+        own = possible[name]
+        if not isinstance(own, Signature):
+            raise ValueError(f"the model can't have the signature '{name}': {own}")
+        chosen.append(own)
+    return chosen
+
+
+def _possible(served: ServedModel, raw: RawInputs | None) -> dict[str, Signature | str]:
+    """Every signature, or why there can't be one."""
+    inputs, meanings = served.inputs, served.meanings()
+    padded, flat = inputs.padded(), inputs.flat()
+
+    def of_padded(answer: Callable[[Fed], _Answer]) -> Callable[..., _Answer]:
+        return lambda *request: answer(inputs.from_padded(_by_name(padded, request)))
+
+    def ragged(*request: tf.Tensor) -> _Answer:
+        return served.answer(inputs.from_flat(_by_name(flat, request)))
+
+    def of_examples(texts: tf.Tensor) -> Fed:
+        if raw is not None:
+            return raw.fed_by_examples(texts)
+        return inputs.from_examples(tf.io.parse_example(texts, inputs.example_features()))
+
+    possible: dict[str, Signature | str] = {
+        "serving_default": Signature("serving_default", padded, meanings, of_padded(served.answer)),
+        "ragged": inputs.why_not_flat or Signature("ragged", flat, meanings, ragged),
+        "raw": "it is exported without a schema",
+    }
+    if raw is not None:
+        columns = raw.named()
+        possible["raw"] = Signature(
+            "raw", columns, meanings, lambda *request: served.answer(raw.fed(_by_name(columns, request)))
+        )
+    why_no_examples = inputs.why_not_in_examples if raw is None else None
+    texts = tf.TensorSpec([None], tf.string, "examples")
+    possible["examples"] = why_no_examples or Signature(
+        "examples",
+        [NamedSpec(texts, _meaning_of_examples(served, raw))],
+        meanings,
+        lambda own: served.answer(of_examples(own)),
+    )
+    possible["classify"], possible["regress"] = _of_example_methods(served, of_examples, why_no_examples)
+    why_no_levels = "it has one level" if served.num_levels == 1 else None
+    possible["low"] = why_no_levels or Signature(
+        "low",
+        padded,
+        {name: f"{meaning}, of the model cut off at rank D_1, a plain FM" for name, meaning in meanings.items()},
+        of_padded(served.low),
+    )
+    possible["level_scores"] = (
+        why_no_levels
+        or served.why_not_columns
+        or Signature("level_scores", padded, served.meanings_of_levels(), of_padded(served.level_scores))
+    )
+    return possible
+
+
+def _of_example_methods(
+    served: ServedModel, fed: Callable[[tf.Tensor], Fed], why_not: str | None
+) -> tuple[Signature | str, Signature | str]:
+    """`classify` and `regress`, which TF Serving knows by methods of their own."""
+    head = served.single_head
+    why_not = why_not or served.why_not_columns or ("it has several outputs" if head is None else None)
+    if why_not is not None or head is None:
+        return str(why_not), str(why_not)
+    spec = NamedSpec(tf.TensorSpec([None], tf.string, "inputs"), "serialised tf.train.Examples, as in `examples`")
+
+    def classify(texts: tf.Tensor) -> _Answer:
+        probability = tf.cast(served.answer(fed(texts))["probability"], tf.float32)
+        classes = tf.repeat(tf.constant([["0", "1"]]), tf.shape(probability)[0], axis=0)
+        return {"classes": classes, "scores": tf.concat([1 - probability, probability], axis=1)}
+
+    def regress(texts: tf.Tensor) -> _Answer:
+        answer = served.answer(fed(texts))
+        return {"outputs": tf.cast(answer["probability" if head.is_log_loss else "score"], tf.float32)}
+
+    classes = {"classes": "the classes 0 and 1", "scores": "the probability of each"}
+    classifier = Signature("classify", [spec], classes, classify, "tensorflow/serving/classify")
+    output = "the probability of class 1" if head.is_log_loss else "the model's output"
+    regressor = Signature("regress", [spec], {"outputs": output}, regress, "tensorflow/serving/regress")
+    return classifier if head.is_log_loss else "it was not compiled with a log-loss", regressor
+
+
+def _meaning_of_examples(served: ServedModel, raw: RawInputs | None) -> str:
+    if raw is not None:
+        names = [f"'{column.name}' ({column.dtype})" for column in raw.columns]
+        return f"serialised tf.train.Examples with the features {', '.join(names)}; absent ones are missing values"
+    features = served.inputs.example_features()
+    return "serialised tf.train.Examples with the features " + ", ".join(
+        f"'{name}' ({feature.dtype.name})" for name, feature in features.items()
+    )
+
+
+def _by_name(specs: Sequence[NamedSpec], tensors: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {own.spec.name: tensor for own, tensor in zip(specs, tensors, strict=True)}
+
+
+def _heads(model: keras.Model, compiled: keras.Model) -> list[_Head]:
+    """What an answer says of each output, given the compiled loss."""
+    names = names_of_outputs(model)
+    losses: list[OutputImitation | None] = [None] * len(names)
+    if compiled.compiled and compiled.loss is not None:
+        losses = imitations_of(compiled.loss, None, names)
+    return [
+        _Head(
+            f"_{name}" if len(names) > 1 else "",
+            own is not None and own.is_cross_entropy,
+            own is not None and own.is_cross_entropy and own.loss.from_logits,
+        )
+        for name, own in zip(names, losses, strict=True)
+    ]
+
+
+def _logit(probability: tf.Tensor) -> tf.Tensor:
+    # A probability of exactly 0 or 1 in float32 would make an infinite score.
+    limit = tf.constant(1e-7, probability.dtype)
+    clipped = tf.clip_by_value(probability, limit, 1 - limit)
+    return tf.math.log(clipped) - tf.math.log1p(-clipped)
+
+
+def _logit_of(output: keras.KerasTensor) -> keras.KerasTensor | None:
+    """What a sigmoid at the end of the graph is computed from; `None` where there is no such tensor."""
+    node = node_of(output)
+    is_sigmoid = getattr(node.operation, "activation", None) is keras.activations.sigmoid
+    return node.input_tensors[0] if isinstance(node.operation, keras.layers.Activation) and is_sigmoid else None

@@ -1,0 +1,165 @@
+"""The model directory that TF Serving watches: subdirectories named by integers, each a whole model or not there.
+
+A version is written beside the model directory under a name that starts with a dot, and then renamed; one that goes is
+renamed before it is deleted. So whoever looks, or if the process is killed at any moment, nothing half is ever in the model
+directory. What a killed process left beside it, the next export removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LOCK = "lock"
+
+
+class VersionDirectory:
+    """A model directory.
+
+    Args:
+        path: Where it is or will be.
+
+    Raises:
+        ValueError: It is not local, is a file, or holds something else than versions.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if "://" in os.fspath(path):
+            raise ValueError(f"`path` must be a local directory. Received: {os.fspath(path)}")
+        self.path = Path(os.path.abspath(path))
+        self._given = Path(path)
+        self.versions()
+
+    def versions(self) -> list[int]:
+        """The versions that are there, ascending.
+
+        Raises:
+            ValueError: As the class.
+        """
+        if not self.path.exists():
+            return []
+        if not self.path.is_dir():
+            raise ValueError(f"{self._given} is a file; `path` must be a model directory, which holds integer versions")
+        names = [entry.name for entry in self.path.iterdir()]
+        others = sorted(name for name in names if not (name.isascii() and name.isdecimal()))
+        if others:
+            raise ValueError(
+                f"A model directory must hold nothing but integer versions. Received: {self._given}, which holds {others}"
+            )
+        return sorted(map(int, names))
+
+    def check_is_free(self, version: int) -> None:
+        """Refuse a version that is there.
+
+        Raises:
+            FileExistsError: It is.
+        """
+        if version in self.versions():
+            raise FileExistsError(f"{self._given / str(version)} is there already: a version is never overwritten")
+
+    @contextlib.contextmanager
+    def unfinished(self) -> Iterator[Path]:
+        """A new folder beside the model directory, on the same file system, that is gone afterwards."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        try:
+            # It is held before it has the name by which others find it.
+            with _held(folder / "new_lock"):
+                (folder / "new_lock").rename(folder / _LOCK)
+                yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def publish(self, model: Path, version: int | None = None) -> Path:
+        """Move a whole model to where it is served from.
+
+        Args:
+            model: A directory in an `unfinished` folder.
+            version: Its number; `None`: the next after the highest.
+
+        Returns:
+            The version's directory, beneath the path as it was given.
+
+        Raises:
+            FileExistsError: The version is there.
+        """
+        _flush(model)
+        self.path.mkdir(exist_ok=True)
+        while True:
+            number = 1 + max(self.versions(), default=0) if version is None else version
+            if version is not None:
+                self.check_is_free(version)
+            try:
+                model.rename(self.path / str(number))
+            except OSError as error:
+                # Another process may have been faster.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                _flush_directory(self.path)
+                return self._given / str(number)
+
+    def keep(self, number: int) -> None:
+        """Delete all but the highest versions, of which this many stay."""
+        for version in self.versions()[:-number]:
+            with self.unfinished() as folder, contextlib.suppress(FileNotFoundError):
+                (self.path / str(version)).rename(folder / "removed")
+
+    def _remove_leftovers(self) -> None:
+        for folder in self.path.parent.glob(f".{_escaped(self.path.name)}.*"):
+            if (folder / _LOCK).is_file():
+                with contextlib.suppress(FileNotFoundError), _held(folder / _LOCK) as is_held:
+                    if is_held:
+                        shutil.rmtree(folder)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a file, which is made if needed, and tell whether that is so: not if another process does, nor without locks.
+
+    Whatever ends the process, it is held no longer.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl: Any = importlib.import_module("fcntl")  # not there on Windows
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(file)
+
+
+def _flush(directory: Path) -> None:
+    """Write all files through to the disk: a rename may survive a power cut that they don't."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            file = os.open(Path(folder) / name, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        _flush_directory(Path(folder))
+
+
+def _flush_directory(directory: Path) -> None:
+    with contextlib.suppress(OSError):  # which not all systems can
+        file = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
