@@ -16,6 +16,7 @@ from keras_rafm.data._delimited_format import MalformedRowError, refuse_empty
 from keras_rafm.data._files import opened
 from keras_rafm.data._raw import (
     EXPECTED,
+    MISSING,
     MISSING_INTEGER,
     Block,
     ListValues,
@@ -183,7 +184,7 @@ def _flat_values(dtype: RawDType, array: Any) -> Values:
         if not refused:
             raise
         raise _RefusedRowsError(refused) from None
-    missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[dtype]
+    missing = MISSING[dtype]
     values = compute.fill_null(values, missing) if values.null_count else values
     if dtype == "string":
         return _strings(values)

@@ -24,6 +24,9 @@ EXPECTED: Final[dict[Role, str]] = {
 #: What a raw integer column has where there is no value. A string has "" there, a float NaN, a list no entry.
 MISSING_INTEGER: Final = -(2**63)
 
+#: What a raw column of each dtype has where there is no value.
+MISSING: Final[dict[RawDType, Any]] = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}
+
 
 @dataclass(frozen=True)
 class RawColumn:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._raw import MISSING_INTEGER, RawColumn, RawDType
+from keras_rafm.data._raw import MISSING, RawColumn, RawDType
 from keras_rafm.data._schema_files import vocabulary_file
 from keras_rafm.data.columns import Column, Learnt, Parts
 from keras_rafm.occurrences import PADDING_ID, require
@@ -207,7 +207,7 @@ def _with_missing_values(given: Any, column: RawColumn) -> Any:
     In a column of integers, an array of floats that are whole becomes one of integers: pandas has those where some are
     missing.
     """
-    missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[column.dtype]
+    missing = MISSING[column.dtype]
     if isinstance(given, np.ndarray) and given.dtype.kind == "f":
         there = ~np.isnan(given)
         if column.dtype == "int64" and np.all((np.floor(given[there]) == given[there]) & (np.abs(given[there]) < _EXACT)):

@@ -24,7 +24,7 @@ from keras_rafm.data._files import is_gzip, opened
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
 from keras_rafm.data._parquet_blocks import parquet_blocks
-from keras_rafm.data._raw import EXPECTED, MISSING_INTEGER, Block, ListValues, RawColumn, is_legal
+from keras_rafm.data._raw import EXPECTED, MISSING, Block, ListValues, RawColumn, is_legal
 from keras_rafm.occurrences import require
 
 #: Told of each row that is left out.
@@ -359,7 +359,7 @@ def _of_example(lists: tf.RaggedTensor, column: RawColumn) -> Any:
     """A column of lists as it is; of any other the one value of each row, or the missing one."""
     if column.is_list:
         return lists.with_flat_values(tf.identity(lists.flat_values))
-    missing: Any = {"string": "", "int64": MISSING_INTEGER, "float32": float("nan")}[column.dtype]
+    missing = MISSING[column.dtype]
     return lists.to_tensor(tf.constant(missing, lists.dtype), shape=[None, 1])[:, 0]
 
 

@@ -58,13 +58,13 @@ def _write(path: str, options: tf.io.TFRecordOptions, batches: Iterable[Any], co
     number = 0
     with tf.io.TFRecordWriter(path, options) as writer:
         for batch in batches:
-            for example in _examples(as_raw_batch(batch, columns), columns).numpy().tolist():
+            for example in serialized_examples(as_raw_batch(batch, columns), columns).numpy().tolist():
                 writer.write(example)
                 number += 1
     return number
 
 
-def _examples(raw: Mapping[str, Any], columns: list[RawColumn]) -> tf.Tensor:
+def serialized_examples(raw: Mapping[str, Any], columns: list[RawColumn]) -> tf.Tensor:
     """Serialised `tf.train.Example`s, string `[n]`, put together from the innermost message outwards."""
     entries, there = [], []
     for column in columns:

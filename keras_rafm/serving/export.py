@@ -18,9 +18,11 @@ from keras_rafm.idle_decay import settle
 from keras_rafm.input_checks import pair_inputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.serving.model_card import EXTRA, model_card, write_model_card
+from keras_rafm.serving.model_inputs import Fed
 from keras_rafm.serving.served_layer import Precision
 from keras_rafm.serving.signatures import RawInputs, ServedModel, Signature, make_signatures
 from keras_rafm.serving.version_directory import VersionDirectory
+from keras_rafm.serving.warm_up import WarmUpRows, write_warm_up
 
 _INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # TensorFlow renames any other input of a signature
 
@@ -35,6 +37,8 @@ def export(
     precision: Precision = "trained",
     evaluation: tuple[Any, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    warm_up: Any = None,
+    warm_up_batch_sizes: Sequence[int] = (1,),
     version: int | None = None,
     keep: int | None = None,
 ) -> Path:
@@ -51,7 +55,7 @@ def export(
     | `examples` | `examples` `[B]`, serialised `tf.train.Example`s: the schema's columns, or `ids` and `values` |
     | `classify`, `regress` | `inputs` `[B]`, the same, by the method names of TF Serving's Classify and Regress |
     | `low` | as `serving_default`, and gives `ŷ_1` in place of the score: the plain FM of rank `D_1` |
-    | `level_scores` | as `serving_default`, and gives `level_scores` `[B, m]`: `ŷ_1 … ŷ_m` |
+    | `level_scores` | as `serving_default`, and gives `level_scores` and `level_probabilities` `[B, m]`, of `ŷ_1 … ŷ_m` |
 
     All but `classify`, `regress` and `level_scores` give `score` (the model's output; the logit for a log-loss model) and,
     if the model is compiled with a log-loss, `probability` and `class` (int64); each `[B, 1]`. With several outputs these
@@ -77,6 +81,10 @@ def export(
         evaluation: Inputs and labels, as `model.evaluate` takes them: the model card says what the compiled loss is on
             them, of the model and as it is exported.
         metrics: Numbers for the model card, such as those that `model.evaluate(…, return_dict=True)` gives.
+        warm_up: Some real rows, from which TF Serving makes requests to itself when it loads the model, so that the first
+            one is answered as fast as any other: raw columns, as a mapping or a data frame, where there is a schema, and
+            else inputs as `model.predict` takes them. It needs the extra `serving`.
+        warm_up_batch_sizes: How many rows such requests have; one of each size is made for every signature.
         version: The number of the version. Default: the next after the highest that is there, from 1.
         keep: How many versions to keep, the highest ones; others are deleted. Default: all.
 
@@ -86,13 +94,14 @@ def export(
     Raises:
         TypeError: The model is neither functional nor a built Sequential.
         RuntimeError: The schema was not adapted, or the model was not compiled and there is data for an evaluation.
+        ImportError: There is to be a warm-up, and `tensorflow-serving-api` is not installed.
         FileExistsError: The version is there already.
         ValueError: There is no `RaFMLayer` in the model, the directory is not a local one or holds something else than
             versions, an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`, an option is not one of those
             above, or the model was not made for the schema, one of whose columns may have a name that a signature can't
             have.
     """
-    graph = _functional(model)
+    graph = functional_graph(model)
     one_of(precision, ("trained", "bfloat16", "int8"), "precision")
     level = integer_or_none(level, "level")
     version = integer_or_none(version, "version", at_least=0)
@@ -103,7 +112,7 @@ def export(
     settle(model.variables)
     served = ServedModel(graph, model, level, precision)
     if schema is not None:
-        _check_schema(schema, graph, {own.spec.name: own.spec for own in served.inputs.padded()})
+        check_schema(schema, graph, {own.spec.name: own.spec for own in served.inputs.padded()})
     stored: dict[str, Any] = {"factors": precision}
     if evaluation is not None:
         stored["loss"] = _losses(model, graph, served, evaluation)
@@ -121,6 +130,12 @@ def export(
         number = version if version is not None else 1 + max(directory.versions(), default=0)
         layers = [layer for layer in graph._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
         folder = saved / EXTRA / "schema" if schema is not None else None
+        if warm_up is not None:
+            if raw is None:
+                rows = WarmUpRows.of_inputs(_fed(warm_up, graph), served.inputs)
+            else:
+                rows = WarmUpRows.of_columns(warm_up, raw, served.inputs)
+            write_warm_up(saved, directory.path.name, rows, chosen, warm_up_batch_sizes)
         card = model_card(directory.path.name, number, layers, served.num_levels, chosen, stored, metrics, folder, saved)
         write_model_card(saved, card)
         published = directory.publish(saved, version)
@@ -136,7 +151,12 @@ def illegal_input_names(schema: Schema) -> list[str]:
     return [n for n in names if not _INPUT_NAME.fullmatch(n) or keyword.iskeyword(n) or n == "self"]
 
 
-def _functional(model: Any) -> keras.Model:
+def functional_graph(model: Any) -> keras.Model:
+    """A model whose graph can be walked.
+
+    Raises:
+        TypeError: It is neither functional nor a built Sequential.
+    """
     if isinstance(model, keras.Sequential) and model.built:
         return keras.Model(model.inputs, model.outputs)
     if isinstance(model, keras.Model) and hasattr(model, "operations"):  # a subclassed model has none
@@ -147,7 +167,18 @@ def _functional(model: Any) -> keras.Model:
     )
 
 
-def _check_schema(schema: Schema, model: keras.Model, specs: Mapping[str, tf.TensorSpec]) -> None:
+def check_schema(schema: Schema, model: keras.Model, specs: Mapping[str, tf.TensorSpec]) -> None:
+    """Refuse a schema that a model was not made for.
+
+    Args:
+        schema: The schema.
+        model: A functional model.
+        specs: What `serving_default` takes, by name.
+
+    Raises:
+        ValueError: The model has other inputs than the schema or another number of features, or a column has a name that a
+            signature can't have.
+    """
     expected = {"ids", "values"} if schema.has_values else {"ids"}
     if specs.keys() != expected:
         raise ValueError(
@@ -178,10 +209,7 @@ def _check_schema(schema: Schema, model: keras.Model, specs: Mapping[str, tf.Ten
 def _save(
     directory: Path, graph: keras.Model, served: ServedModel, raw: RawInputs | None, signatures: Sequence[Signature]
 ) -> None:
-    functions = {
-        own.name: tf.function(own.answer, autograph=False).get_concrete_function(*(named.spec for named in own.inputs))
-        for own in signatures
-    }
+    functions = concrete_functions(signatures)
     module = tf.Module()
     module.layers = list(served.layers.values())
     # Keras' own export would write every variable twice, and some only where the C++ runtime doesn't find it.
@@ -189,12 +217,40 @@ def _save(
     module.resources = _resources(graph)
     if raw is not None:
         module.encoder = raw.encoder
+    write_saved_model(directory, module, signatures, functions)
+
+
+def concrete_functions(signatures: Sequence[Signature]) -> dict[str, Any]:
+    """The graphs of signatures, by name."""
+    return {own.name: _concrete_function(own) for own in signatures}
+
+
+def write_saved_model(
+    directory: Path, module: tf.Module, signatures: Sequence[Signature], functions: Mapping[str, Any]
+) -> None:
+    """Write a SavedModel.
+
+    Args:
+        directory: A new one.
+        module: What holds all variables and look-up tables that the functions read.
+        signatures: Its signatures.
+        functions: What `concrete_functions` made of them.
+    """
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(directory), functions, options)
+    tf.saved_model.save(module, str(directory), dict(functions), options)
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(directory))
     for own in signatures:
         updater.replace_method_name(own.name, own.method, tags=tf.saved_model.SERVING)
     updater.save()
+
+
+def _concrete_function(signature: Signature) -> Any:
+    def answer(*request: tf.Tensor) -> dict[str, tf.Tensor]:
+        return signature.answer(*request)
+
+    answer.__name__ = signature.name
+    specs = (named.spec for named in signature.inputs)
+    return tf.function(answer, autograph=False).get_concrete_function(*specs)
 
 
 def _other_variables(graph: keras.Model, functions: list[Any]) -> list[tf.Variable]:
@@ -211,6 +267,17 @@ def _resources(graph: keras.Model) -> list[Any]:
     return [own for own in resources if isinstance(own, tf.saved_model.experimental.TrackableResource)]
 
 
+def _fed(inputs: Any, graph: keras.Model) -> Fed:
+    """Inputs as `model.predict` takes them."""
+    pairs = pair_inputs(inputs, graph.input, graph.inputs)
+    if not pairs or any(given is None for given, _ in pairs):
+        raise ValueError(
+            f"inputs must be those of the model: {[tensor.name for tensor in graph.inputs]}. "
+            f"Received: {keras.tree.map_structure(type, inputs)}"
+        )
+    return {id(tensor): tf.cast(given, tensor.dtype) for given, tensor in pairs}
+
+
 def _losses(model: keras.Model, graph: keras.Model, served: ServedModel, evaluation: tuple[Any, Any]) -> dict[str, Any]:
     """The compiled loss of the model, and of what is exported."""
     if not model.compiled or model.loss is None:
@@ -220,8 +287,7 @@ def _losses(model: keras.Model, graph: keras.Model, served: ServedModel, evaluat
     num_samples = 0
     for x, y in tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(4096):
         size = int(tf.shape(tf.nest.flatten(y)[0])[0])
-        fed = {id(tensor): tf.cast(own, tensor.dtype) for own, tensor in pair_inputs(x, graph.input, graph.inputs)}
-        outputs = keras.tree.pack_sequence_as(graph.output, served.raw_outputs(fed))
+        outputs = keras.tree.pack_sequence_as(graph.output, served.raw_outputs(_fed(x, graph)))
         for name, predicted in (("trained", graph(x, training=False)), ("exported", outputs)):
             regularisation = sum(model.losses, start=tf.constant(0.0))
             loss = model.compute_loss(y=y, y_pred=predicted, training=False) - regularisation

@@ -175,6 +175,20 @@ class ModelInputs:
             fed.update(group.fed(request[group.name], {name: request[name] for name in group.values}))
         return fed
 
+    def to_padded(self, fed: Fed) -> dict[str, tf.Tensor]:
+        """The reverse of `from_padded`, of inputs in any form."""
+        request = {name: fed[id(tensor)] for name, tensor in self._others.items()}
+        for group in self._groups:
+            ids = fed[id(group.tensor)]
+            values = {name: None if own is None else fed[id(own)] for name, own in group.values.items()}
+            if isinstance(ids, tf.SparseTensor):
+                lists = tf.RaggedTensor.from_value_rowids(ids.indices[:, 1], ids.indices[:, 0], nrows=ids.dense_shape[0])
+                ids, values = lists, dict.fromkeys(values, lists.with_flat_values(ids.values))
+            if isinstance(ids, tf.RaggedTensor):
+                ids, values = _padded(ids, values, group.width, group.name)
+            request.update({group.name: ids, **values})
+        return request
+
     def flat(self) -> list[NamedSpec]:
         """Requests that have the ids of all samples end to end, as a `tf.RaggedTensor` does."""
         specs = []
@@ -201,10 +215,20 @@ class ModelInputs:
         """The inputs of the model from `flat` ones."""
         rows = {}
         for group in self._groups:
-            splits = request[group.row_splits]
-            for name in (group.name, *group.values):
-                rows[name] = tf.RaggedTensor.from_row_splits(request[name], splits, validate=True)
+            names = [group.name, *group.values]
+            splits = _checked_splits(request[group.row_splits], [request[name] for name in names], group.row_splits, names)
+            rows.update({name: tf.RaggedTensor.from_row_splits(request[name], splits, validate=False) for name in names})
         return self._from_ragged(rows, request)
+
+    def to_flat(self, padded: Request) -> dict[str, tf.Tensor]:
+        """Requests that are `flat` of ones that are `padded`."""
+        request = {name: padded[name] for name in self._others}
+        for group in self._groups:
+            is_there = padded[group.name] != PADDING_ID
+            request.update({name: tf.boolean_mask(padded[name], is_there) for name in (group.name, *group.values)})
+            lengths = tf.reduce_sum(tf.cast(is_there, tf.int64), axis=1)
+            request[group.row_splits] = tf.concat([[tf.constant(0, tf.int64)], tf.cumsum(lengths)], axis=0)
+        return request
 
     def example_features(self) -> dict[str, Any]:
         """The features of `tf.train.Example`s, as `tf.io.parse_example` takes them."""
@@ -218,8 +242,9 @@ class ModelInputs:
             features[name] = tf.io.FixedLenFeature(tensor.shape[1:], _EXAMPLE_DTYPES[kind])
         return features
 
-    def from_examples(self, parsed: Mapping[str, Any]) -> Fed:
-        """The inputs of the model from what was parsed."""
+    def parsed(self, texts: tf.Tensor) -> Fed:
+        """The inputs of the model from serialised `tf.train.Example`s."""
+        parsed = tf.io.parse_example(texts, self.example_features())
         rows = {}
         for group in self._groups:
             ids = rows[group.name] = parsed[group.name]
@@ -236,6 +261,23 @@ class ModelInputs:
             rows[group.name] = ids.with_flat_values(_narrowed(ids.flat_values, group.dtype))
         others = {name: tf.cast(parsed[name], tensor.dtype) for name, tensor in self._others.items()}
         return self._from_ragged(rows, others)
+
+    def to_examples(self, padded: Request) -> list[bytes]:
+        """Serialised `tf.train.Example`s of requests that are `padded`."""
+        features = self.example_features()
+        in_groups = {name: group.name for group in self._groups for name in (group.name, *group.values)}
+        examples = []
+        for row in range(int(next(iter(padded.values())).shape[0])):
+            example = tf.train.Example()
+            for name, feature in features.items():
+                own = padded[name][row]
+                if name in in_groups:
+                    own = tf.boolean_mask(own, padded[in_groups[name]][row] != PADDING_ID)
+                field = {tf.string: "bytes_list", tf.int64: "int64_list", tf.float32: "float_list"}[feature.dtype]
+                numbers = tf.reshape(tf.cast(own, feature.dtype), [-1]).numpy().tolist()
+                getattr(example.features.feature[name], field).value.extend(numbers)
+            examples.append(example.SerializeToString())
+        return examples
 
     def _from_ragged(self, rows: Mapping[str, tf.RaggedTensor], others: Request) -> Fed:
         fed = {id(tensor): others[name] for name, tensor in self._others.items()}
@@ -286,6 +328,21 @@ def calls_of(model: keras.Model) -> list[LayerCall]:
 
 def _other(name: str, tensor: Any) -> NamedSpec:
     return NamedSpec(tf.TensorSpec(tensor.shape, tensor.dtype, name), f"the model's input '{tensor.name}'")
+
+
+def _checked_splits(splits: tf.Tensor, of: list[tf.Tensor], name: str, names: list[str]) -> tf.Tensor:
+    """Row splits that are those of all these tensors."""
+    sizes = tf.stack([tf.size(tensor, tf.int64) for tensor in of])
+    # With what they have to begin and to end with, of which nothing may be beyond the next.
+    around = tf.concat([[tf.constant(0, tf.int64)], splits, [tf.reduce_min(sizes)]], axis=0)
+    ends_match = tf.reduce_all(tf.equal(sizes, tf.reduce_max(splits))) & tf.equal(tf.reduce_min(splits), 0)
+    checked = require(
+        ends_match & tf.reduce_all(around[1:] >= around[:-1]),
+        f"`{name}` must ascend from 0 to the size of `{'` and `'.join(names)}`. Received, after these sizes,",
+        lambda: tf.concat([sizes, splits], axis=0),
+    )
+    with tf.control_dependencies(checked):
+        return tf.identity(splits)
 
 
 def _padded(

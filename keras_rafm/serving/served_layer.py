@@ -102,6 +102,11 @@ class ServedLayer(tf.Module):
         """`ŷ_k` of some levels, float `[B]` each. What several need is computed once for the batch."""
         return [batch.remembered(f"score {level}", lambda level=level: self._score(batch, level)) for level in levels]
 
+    def level_sums(self, batch: _Occurrences) -> tuple[list[tf.Tensor | None], list[tf.Tensor | None]]:
+        """`u_k` and `t_k` of all levels, float `[B, D_k]` each; `None` where no feature has such factors."""
+        levels = range(1, self.num_levels + 1)
+        return [self._free_sum(batch, k) for k in levels], [self._dependent_sum(batch, k) for k in levels]
+
     def _score(self, batch: _Occurrences, level: int) -> tf.Tensor:
         terms = [batch.remembered("linear", lambda: self._linear(batch))]
         for k in range(1, min(level, self.num_levels) + 1):
@@ -115,7 +120,7 @@ class ServedLayer(tf.Module):
         return batch.sums_of_features(self.linear, self.norms) + self.bias
 
     def _own(self, batch: _Occurrences, k: int) -> list[tf.Tensor]:
-        u = self._sum(batch, self.free[k - 1], self._free_range(k))
+        u = self._free_sum(batch, k)
         if u is None:
             return []
         t = self._dependent_sum(batch, k)
@@ -126,6 +131,10 @@ class ServedLayer(tf.Module):
         if t is None or norms is None:
             return []
         return [0.25 * tf.reduce_sum(t * t, axis=1), batch.reads(self._dependent_range(k)).sum_of_squares(norms)]
+
+    def _free_sum(self, batch: _Occurrences, k: int) -> tf.Tensor | None:
+        table = self.free[k - 1]
+        return batch.remembered(f"free {k}", lambda: self._sum(batch, table, self._free_range(k)))
 
     def _dependent_sum(self, batch: _Occurrences, k: int) -> tf.Tensor | None:
         table = self.dependent[k - 1]
@@ -201,7 +210,7 @@ class _Reads(NamedTuple):
         samples: Sample of each, ascending: int64 `[o]`.
         values: `x_i` of each, or `None` where all are 1.
         num_samples: `B`: int64 scalar.
-        distinct: `None`, or what is remembered of distinct rows.
+        made: What was made of them.
     """
 
     rows: tf.Tensor
@@ -213,13 +222,13 @@ class _Reads(NamedTuple):
     def sum(self, table: _Table) -> tf.Tensor:
         """`Σ x_i v_i`: `[B, D]`."""
         if table.is_exact:
-            return self._sum_of_rows(table.values, self.rows, table.values.shape[0], "")
+            return self._sum_of_rows(table.values, self.rows, table.values.shape[0], "matrix")
         # Each row is converted once.
         distinct, positions = self._distinct()
         rows = table.rows(distinct)
         if self.values is not None:
             rows = tf.pad(rows, [[0, 1], [0, 0]])  # a matrix must have a row
-        return self._sum_of_rows(rows, positions, tf.shape(rows)[0], "distinct")
+        return self._sum_of_rows(rows, positions, tf.shape(rows)[0], "matrix of distinct rows")
 
     def sum_of_squares(self, of_rows: tf.Variable) -> tf.Tensor:
         """`Σ x_i² n_i` for a number `n` of each row: `[B]`."""

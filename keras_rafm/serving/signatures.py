@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_rafm.data._raw import RawColumn
 from keras_rafm.data.encoder import Encoder, tables_from_files
 from keras_rafm.data.formats import parse_examples
 from keras_rafm.data.schema import Schema
@@ -108,8 +109,9 @@ class ServedModel:
         remembered: dict[Any, Any] = {}
         by_level = [self._answer(fed, level, remembered) for level in range(1, self.num_levels + 1)]
         return {
-            name: tf.concat([answer[name.removeprefix("level_")] for answer in by_level], axis=1)
-            for name in self.meanings_of_levels()
+            of_levels: tf.concat([answer[name] for answer in by_level], axis=1)
+            for head in self._heads
+            for name, of_levels in head.names_of_levels().items()
         }
 
     def raw_outputs(self, fed: Fed) -> list[tf.Tensor]:
@@ -123,9 +125,9 @@ class ServedModel:
     def meanings_of_levels(self) -> dict[str, str]:
         """Of those of `level_scores`."""
         return {
-            f"level_{name}": f"{meaning}, at each level: column k is that of the model cut off at rank D_k"
-            for name, meaning in self.meanings().items()
-            if not name.startswith("class")
+            of_levels: f"{head.meanings()[name]}, at each level: column k is that of the model cut off at rank D_k"
+            for head in self._heads
+            for name, of_levels in head.names_of_levels().items()
         }
 
     def _answer(self, fed: Fed, level: int, remembered: dict[Any, Any]) -> _Answer:
@@ -172,6 +174,11 @@ class _Head(NamedTuple):
             f"class{self.suffix}": "1 where the probability is above 0.5, else 0",
         }
 
+    def names_of_levels(self) -> dict[str, str]:
+        """What scores and probabilities are called in `level_scores`."""
+        names = {f"score{self.suffix}": f"level_scores{self.suffix}"}
+        return {**names, f"probability{self.suffix}": f"level_probabilities{self.suffix}"} if self.is_log_loss else names
+
     def answer(self, output: tf.Tensor, logit: tf.Tensor | None) -> _Answer:
         if not self.is_log_loss:
             return {f"score{self.suffix}": output}
@@ -195,29 +202,34 @@ class RawInputs:
     def __init__(self, schema: Schema, served: ServedModel, folder: Path) -> None:
         self.encoder: Encoder = schema.new_encoder(tables_from_files(folder, schema.columns))
         self.columns = schema.raw_columns(training=False)
-        self._inputs = served.inputs
         self._dtypes = {own.spec.name: own.spec.dtype for own in served.inputs.padded()}
 
     def named(self) -> list[NamedSpec]:
         """The columns."""
-        missing = {"string": "an empty string", "int64": "−2**63", "float32": "NaN"}
-        return [
-            NamedSpec(
-                tf.TensorSpec([None, None] if column.is_list else [None], tf.as_dtype(column.dtype), column.name),
-                f"column '{column.name}'; {missing[column.dtype]} where a value is missing"
-                + (", also behind shorter lists" if column.is_list else ""),
-            )
-            for column in self.columns
-        ]
+        return named_columns(self.columns)
 
-    def fed(self, raw: Mapping[str, Any]) -> Fed:
-        """The inputs of the model from the columns."""
+    def padded(self, raw: Mapping[str, Any]) -> list[tf.Tensor]:
+        """What `serving_default` takes, from the columns."""
         encoded = self.encoder(raw)
-        return self._inputs.from_padded({name: tf.cast(encoded[name], dtype) for name, dtype in self._dtypes.items()})
+        return [tf.cast(encoded[name], dtype) for name, dtype in self._dtypes.items()]
 
-    def fed_by_examples(self, texts: tf.Tensor) -> Fed:
-        """The inputs of the model from serialised `tf.train.Example`s; absent features are missing values."""
-        return self.fed(parse_examples(texts, self.columns, "the request", tf.constant(0, tf.int64), frozenset()))
+    def parsed(self, texts: tf.Tensor) -> list[Any]:
+        """The columns of serialised `tf.train.Example`s; absent features are missing values."""
+        found = parse_examples(texts, self.columns, "the request", tf.constant(0, tf.int64), frozenset())
+        return [found[column.name] for column in self.columns]
+
+
+def named_columns(columns: Sequence[RawColumn]) -> list[NamedSpec]:
+    """Raw columns as inputs of a signature."""
+    missing = {"string": "an empty string", "int64": "−2**63", "float32": "NaN"}
+    return [
+        NamedSpec(
+            tf.TensorSpec([None, None] if column.is_list else [None], tf.as_dtype(column.dtype), column.name),
+            f"column '{column.name}'; {missing[column.dtype]} where a value is missing"
+            + (", also behind shorter lists" if column.is_list else ""),
+        )
+        for column in columns
+    ]
 
 
 def make_signatures(served: ServedModel, raw: RawInputs | None, wanted: Sequence[str] | None) -> list[Signature]:
@@ -249,54 +261,87 @@ def _possible(served: ServedModel, raw: RawInputs | None) -> dict[str, Signature
     """Every signature, or why there can't be one."""
     inputs, meanings = served.inputs, served.meanings()
     padded, flat = inputs.padded(), inputs.flat()
-
-    def of_padded(answer: Callable[[Fed], _Answer]) -> Callable[..., _Answer]:
-        return lambda *request: answer(inputs.from_padded(_by_name(padded, request)))
-
-    def ragged(*request: tf.Tensor) -> _Answer:
-        return served.answer(inputs.from_flat(_by_name(flat, request)))
-
-    def of_examples(texts: tf.Tensor) -> Fed:
-        if raw is not None:
-            return raw.fed_by_examples(texts)
-        return inputs.from_examples(tf.io.parse_example(texts, inputs.example_features()))
-
+    answers = _Answers(served, raw)
     possible: dict[str, Signature | str] = {
-        "serving_default": Signature("serving_default", padded, meanings, of_padded(served.answer)),
-        "ragged": inputs.why_not_flat or Signature("ragged", flat, meanings, ragged),
+        "serving_default": Signature("serving_default", padded, meanings, answers.of_padded),
+        "ragged": inputs.why_not_flat
+        or Signature("ragged", flat, meanings, lambda *own: served.answer(inputs.from_flat(_by_name(flat, own)))),
         "raw": "it is exported without a schema",
     }
     if raw is not None:
-        columns = raw.named()
-        possible["raw"] = Signature(
-            "raw", columns, meanings, lambda *request: served.answer(raw.fed(_by_name(columns, request)))
-        )
+        possible["raw"] = Signature("raw", raw.named(), meanings, answers.of_padded_columns)
     why_no_examples = inputs.why_not_in_examples if raw is None else None
     texts = tf.TensorSpec([None], tf.string, "examples")
     possible["examples"] = why_no_examples or Signature(
-        "examples",
-        [NamedSpec(texts, _meaning_of_examples(served, raw))],
-        meanings,
-        lambda own: served.answer(of_examples(own)),
+        "examples", [NamedSpec(texts, _meaning_of_examples(served, raw))], meanings, answers.of_examples
     )
-    possible["classify"], possible["regress"] = _of_example_methods(served, of_examples, why_no_examples)
+    possible["classify"], possible["regress"] = _of_example_methods(served, answers.of_examples, why_no_examples)
     why_no_levels = "it has one level" if served.num_levels == 1 else None
     possible["low"] = why_no_levels or Signature(
         "low",
         padded,
         {name: f"{meaning}, of the model cut off at rank D_1, a plain FM" for name, meaning in meanings.items()},
-        of_padded(served.low),
+        lambda *own: served.low(inputs.from_padded(_by_name(padded, own))),
     )
     possible["level_scores"] = (
         why_no_levels
         or served.why_not_columns
-        or Signature("level_scores", padded, served.meanings_of_levels(), of_padded(served.level_scores))
+        or Signature(
+            "level_scores",
+            padded,
+            served.meanings_of_levels(),
+            lambda *own: served.level_scores(inputs.from_padded(_by_name(padded, own))),
+        )
     )
     return possible
 
 
+class _Answers:
+    """What several signatures have in common, each a function that a SavedModel holds once."""
+
+    def __init__(self, served: ServedModel, raw: RawInputs | None) -> None:
+        inputs, padded = served.inputs, served.inputs.padded()
+        self._raw = raw
+        self.of_padded = _part(
+            "answer_padded",
+            lambda *own: served.answer(inputs.from_padded(_by_name(padded, own))),
+            [named.spec for named in padded],
+        )
+        texts = [tf.TensorSpec([None], tf.string)]
+        if raw is None:
+            self.of_examples = _part("answer_examples", lambda own: served.answer(inputs.parsed(own)), texts)
+            return
+        # Of lists as a `tf.RaggedTensor`.
+        self._of_columns = _part(
+            "answer_columns",
+            lambda *own: self.of_padded(*raw.padded({c.name: x for c, x in zip(raw.columns, own, strict=True)})),
+            [column.spec for column in raw.columns],
+        )
+        self.of_examples = _part("answer_examples", lambda own: self._of_columns(*raw.parsed(own)), texts)
+
+    def of_padded_columns(self, *columns: tf.Tensor) -> _Answer:
+        """With lists that end with missing values."""
+        assert self._raw is not None
+        return self._of_columns(
+            *(
+                tf.RaggedTensor.from_tensor(own, row_splits_dtype=tf.int64) if column.is_list else own
+                for column, own in zip(self._raw.columns, columns, strict=True)
+            )
+        )
+
+
+def _part(name: str, function: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:
+    """A function of a graph that others call."""
+
+    def part(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    part.__name__ = name
+    return tf.function(part, input_signature=specs, autograph=False)
+
+
 def _of_example_methods(
-    served: ServedModel, fed: Callable[[tf.Tensor], Fed], why_not: str | None
+    served: ServedModel, answer: Callable[[tf.Tensor], _Answer], why_not: str | None
 ) -> tuple[Signature | str, Signature | str]:
     """`classify` and `regress`, which TF Serving knows by methods of their own."""
     head = served.single_head
@@ -306,13 +351,12 @@ def _of_example_methods(
     spec = NamedSpec(tf.TensorSpec([None], tf.string, "inputs"), "serialised tf.train.Examples, as in `examples`")
 
     def classify(texts: tf.Tensor) -> _Answer:
-        probability = tf.cast(served.answer(fed(texts))["probability"], tf.float32)
+        probability = tf.cast(answer(texts)["probability"], tf.float32)
         classes = tf.repeat(tf.constant([["0", "1"]]), tf.shape(probability)[0], axis=0)
         return {"classes": classes, "scores": tf.concat([1 - probability, probability], axis=1)}
 
     def regress(texts: tf.Tensor) -> _Answer:
-        answer = served.answer(fed(texts))
-        return {"outputs": tf.cast(answer["probability" if head.is_log_loss else "score"], tf.float32)}
+        return {"outputs": tf.cast(answer(texts)["probability" if head.is_log_loss else "score"], tf.float32)}
 
     classes = {"classes": "the classes 0 and 1", "scores": "the probability of each"}
     classifier = Signature("classify", [spec], classes, classify, "tensorflow/serving/classify")

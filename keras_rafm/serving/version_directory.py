@@ -70,13 +70,14 @@ class VersionDirectory:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-        try:
-            # It is held before it has the name by which others find it.
-            with _held(folder / "new_lock"):
+        # It is held before it has the name by which others find it, and until it is gone.
+        (folder / "new_lock").touch()
+        with _held(folder / "new_lock"):
+            try:
                 (folder / "new_lock").rename(folder / _LOCK)
                 yield folder
-        finally:
-            shutil.rmtree(folder)
+            finally:
+                shutil.rmtree(folder)
 
     def publish(self, model: Path, version: int | None = None) -> Path:
         """Move a whole model to where it is served from.
@@ -115,10 +116,9 @@ class VersionDirectory:
 
     def _remove_leftovers(self) -> None:
         for folder in self.path.parent.glob(f".{_escaped(self.path.name)}.*"):
-            if (folder / _LOCK).is_file():
-                with contextlib.suppress(FileNotFoundError), _held(folder / _LOCK) as is_held:
-                    if is_held:
-                        shutil.rmtree(folder)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), _held(folder / _LOCK) as is_held:
+                if is_held:
+                    shutil.rmtree(folder)
 
 
 def _escaped(name: str) -> str:
@@ -127,16 +127,23 @@ def _escaped(name: str) -> str:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Hold a file, which is made if needed, and tell whether that is so: not if another process does, nor without locks.
+    """Hold a file, and tell whether that is so: not if another process does, nor without locks.
 
     Whatever ends the process, it is held no longer.
+
+    Raises:
+        FileNotFoundError: There is no such file.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl: Any = importlib.import_module("fcntl")
+    except ImportError:  # on Windows, where an open file could not be removed either
+        yield False
+        return
+    file = os.open(path, os.O_RDWR)
     try:
         try:
-            fcntl: Any = importlib.import_module("fcntl")  # not there on Windows
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError):
+        except OSError:
             yield False
         else:
             yield True
@@ -148,7 +155,7 @@ def _flush(directory: Path) -> None:
     """Write all files through to the disk: a rename may survive a power cut that they don't."""
     for folder, _, names in os.walk(directory):
         for name in names:
-            file = os.open(Path(folder) / name, os.O_RDONLY)
+            file = os.open(Path(folder) / name, os.O_RDWR)
             try:
                 os.fsync(file)
             finally:

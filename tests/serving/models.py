@@ -1,0 +1,171 @@
+"""Small models of every kind that is exported, and requests to them: `python models.py FOLDER` writes and records all."""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from replay import record
+
+import keras_rafm as kr
+from keras_rafm.data import Schema
+
+MISSING_INTEGER = -(2**63)
+ALL = ("serving_default", "ragged", "raw", "examples", "classify", "regress", "low", "level_scores")
+
+#: Raw rows as a client sends them.
+ROWS: dict[str, list[Any]] = {
+    "user": ["ann", "bob", "", "cy", "ann", "new"],
+    "shop": [7, -3, 7, MISSING_INTEGER, 2**62, 7],
+    "price": [0.5, -1.25, float("nan"), 2.0, 0.0, 1.0],
+    "tags": [["a", "b"], [""], ["b"], ["c", "a", "a"], ["zz"], [""]],
+}
+#: The same padded as the signature `raw` takes them.
+RAW = {**ROWS, "tags": [[*row, *[""] * (3 - len(row))] for row in ROWS["tags"]]}
+LABELS = np.array([1, 0, 1, 0, 1, 1], "float32")
+
+
+class Exported(NamedTuple):
+    """A model, and what it was exported as."""
+
+    model: keras.Model
+    schema: Schema | None
+    path: Path
+
+
+def schema() -> Schema:
+    made = Schema(
+        {
+            "user": Schema.string_categorical(),
+            "shop": Schema.integer_categorical(),
+            "price": Schema.float("standard"),
+            "tags": Schema.string_categorical(multivalued=True, combiner="mean", missing="ignore"),
+        },
+        label="y",
+    )
+    made.adapt({name: values[:5] for name, values in ROWS.items()})
+    return made
+
+
+def raw_model(adapted: Schema, loss: Any = None, seed: int = 1) -> kr.RaFMModel:
+    """Three levels, with values."""
+    levels = 1 + np.arange(adapted.num_features) % 3
+    plan = kr.RankPlan(levels, ranks=(2, 3, 5))
+    normal = keras.initializers.RandomNormal(stddev=0.3)
+    inputs = adapted.inputs()
+    layer = kr.RaFMLayer(plan, factors_initializer=normal, linear_initializer=normal, seed=seed)
+    made = kr.RaFMModel(inputs, layer(inputs))
+    layer.assign_bias(0.25)
+    made.compile("sgd", loss or keras.losses.BinaryCrossentropy(from_logits=True))
+    return made
+
+
+def deep_model() -> kr.RaFMModel:
+    """Ids without values that go into an Embedding too, and numbers that go past the layer; a probability."""
+    ids, numbers = keras.Input((3,), dtype="int64", name="ids"), keras.Input((2,), name="numbers")
+    normal = keras.initializers.RandomNormal(stddev=0.3, seed=3)
+    score = kr.RaFMLayer(kr.RankPlan([1, 2, 1, 2, 2], (2, 4)), factors_initializer=normal, seed=2)(ids)
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(5, 2, embeddings_initializer=normal)(ids))
+    hidden = keras.layers.Concatenate()([embedded, keras.layers.BatchNormalization()(numbers)])
+    tower = keras.layers.Dense(1, kernel_initializer=normal)(keras.layers.Dropout(0.5)(hidden))
+    output = keras.layers.Activation("sigmoid")(keras.layers.Add()([score, tower]))
+    made = kr.RaFMModel([ids, numbers], output)
+    made.compile("sgd", "binary_crossentropy")
+    return made
+
+
+IDS = np.array([[0, 1, 2], [3, 3, 4], [4, 0, 1]])
+NUMBERS = np.array([[0.5, -1], [2, 0], [-0.25, 3]], "float32")
+
+
+def encoded(adapted: Schema) -> dict[str, np.ndarray]:
+    """What `serving_default` takes for `ROWS`."""
+    return {name: tensor.numpy() for name, tensor in adapted(ROWS).items()}
+
+
+def requests_of_columns(adapted: Schema, rows: slice = slice(None)) -> list[tuple[str, dict[str, Any]]]:
+    """The same rows to every signature."""
+    own = {name: array[rows] for name, array in encoded(adapted).items()}
+    padded = {name: values[rows] for name, values in RAW.items()}
+    texts = examples_of_rows()[rows]
+    there = own["ids"] >= 0
+    flat = {
+        "ids": own["ids"][there],
+        "values": own["values"][there],
+        "row_splits": np.concatenate([[0], np.cumsum(there.sum(axis=1))]),
+    }
+    return [
+        ("serving_default", own),
+        ("ragged", flat),
+        ("raw", padded),
+        ("examples", {"examples": texts}),
+        ("classify", {"inputs": texts}),
+        ("regress", {"inputs": texts}),
+        ("low", own),
+        ("level_scores", own),
+    ]
+
+
+def examples_of_rows() -> list[bytes]:
+    """`ROWS` as a client of any language writes them."""
+    texts = []
+    for user, shop, price, tags in zip(*ROWS.values(), strict=True):
+        example = tf.train.Example()
+        feature = example.features.feature
+        if user:
+            feature["user"].bytes_list.value.append(user.encode())
+        if shop != MISSING_INTEGER:
+            feature["shop"].int64_list.value.append(shop)
+        if price == price:
+            feature["price"].float_list.value.append(price)
+        feature["tags"].bytes_list.value.extend(tag.encode() for tag in tags if tag)
+        texts.append(example.SerializeToString())
+    return texts
+
+
+def example_of_ids(ids: Any, numbers: Any) -> bytes:
+    example = tf.train.Example()
+    example.features.feature["ids"].int64_list.value.extend(ids)
+    example.features.feature["numbers"].float_list.value.extend(numbers)
+    return example.SerializeToString()
+
+
+def requests_of_ids() -> list[tuple[str, dict[str, Any]]]:
+    own = {"ids": IDS, "numbers": NUMBERS}
+    texts = [example_of_ids(*row) for row in zip(IDS.tolist(), NUMBERS.tolist(), strict=True)]
+    return [
+        ("serving_default", own),
+        ("ragged", {"ids": IDS.ravel(), "row_splits": [0, 3, 6, 9], "numbers": NUMBERS}),
+        ("examples", {"examples": texts}),
+        ("classify", {"inputs": texts}),
+        ("regress", {"inputs": texts}),
+        ("low", own),
+        ("level_scores", own),
+    ]
+
+
+def write_all(folder: Path) -> dict[str, Exported]:
+    """Export every kind of model below a folder, and record what it answers."""
+    adapted = schema()
+    model, deep = raw_model(adapted), deep_model()
+    exported = {
+        "raw": Exported(model, adapted, kr.export(model, folder / "raw" / "model", adapted)),
+        "int8": Exported(model, adapted, kr.export(model, folder / "int8" / "model", adapted, precision="int8")),
+        "bfloat16": Exported(
+            model, adapted, kr.export(model, folder / "bfloat16" / "model", adapted, precision="bfloat16")
+        ),
+        "level": Exported(model, adapted, kr.export(model, folder / "level" / "model", adapted, level=1)),
+        "deep": Exported(deep, None, kr.export(deep, folder / "deep" / "model")),
+    }
+    for name, own in exported.items():
+        requests = requests_of_ids() if own.schema is None else requests_of_columns(adapted)
+        there = tf.saved_model.load(str(own.path)).signatures
+        record(folder / name / "record.json", own.path, [request for request in requests if request[0] in there])
+    return exported
+
+
+if __name__ == "__main__":
+    keras.utils.set_random_seed(0)
+    write_all(Path(sys.argv[1]))

@@ -1,0 +1,259 @@
+"""Whatever is sent, there is an answer or an InvalidArgument error, the process lives on, and later requests are right.
+
+The requests go through a session of TensorFlow's C++ runtime, which is what TF Serving runs: none of the checks that a
+signature has in Python.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+import keras_rafm as kr
+
+tf1 = tf.compat.v1
+LIMITS = np.iinfo(np.int64)
+
+
+class Server:
+    """An exported model in a session."""
+
+    def __init__(self, path: Path) -> None:
+        self.session = tf1.Session(graph=tf.Graph())
+        with self.session.graph.as_default():
+            self.signatures = tf1.saved_model.load(self.session, ["serve"], str(path)).signature_def
+        self._callables: dict[str, Any] = {}
+
+    def close(self) -> None:
+        self._callables.clear()  # before the session that they belong to
+        self.session.close()
+
+    def __call__(self, name: str, **inputs: Any) -> dict[str, np.ndarray]:
+        signature = self.signatures[name]
+        fed = {own.name: np.asarray(inputs[key], dtype_of(own.dtype)) for key, own in signature.inputs.items()}
+        if name not in self._callables:
+            # What `run` does too, but not before it has compared the shapes in Python.
+            options = config_pb2.CallableOptions(feed=list(fed), fetch=[own.name for own in signature.outputs.values()])
+            self._callables[name] = self.session._make_callable_from_options(options)
+        return dict(zip(signature.outputs, self._callables[name](*fed.values()), strict=True))
+
+
+def dtype_of(number: int) -> Any:
+    dtype = tf.as_dtype(number)
+    return object if dtype == tf.string else dtype.as_numpy_dtype
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """By the precision of factors; with `deep` a model whose ids go elsewhere too."""
+    folder = tmp_path_factory.mktemp("served")
+    adapted = models.schema()
+    made = models.raw_model(adapted)
+    paths = {
+        precision: kr.export(made, folder / precision, adapted, precision=precision)
+        for precision in ("trained", "int8", "bfloat16")
+    }
+    paths["deep"] = kr.export(models.deep_model(), folder / "deep")
+    started = {name: Server(path) for name, path in paths.items()}
+    yield started
+    for server in started.values():
+        server.close()
+
+
+KINDS = ("trained", "int8", "bfloat16")
+GOOD_IDS = {"ids": [[0, 1, 3], [2, -1, -1]], "values": [[1, 0.5, 2], [1, 0, 0]]}
+
+
+def assert_alive(server: Server) -> None:
+    """The right answer to a good request."""
+    ids, values = np.array(GOOD_IDS["ids"]), np.array(GOOD_IDS["values"])
+    flat = server("ragged", ids=ids[ids >= 0], values=values[ids >= 0], row_splits=[0, 3, 4])
+    np.testing.assert_allclose(server("serving_default", **GOOD_IDS)["score"], flat["score"], rtol=1e-5, atol=1e-6)
+    assert np.std(flat["score"]) > 0.01
+
+
+def answer_or_error(server: Server, name: str, **inputs: Any) -> dict[str, np.ndarray] | None:
+    try:
+        return server(name, **inputs)
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter where the message has bytes of the request
+        return None
+    finally:
+        assert_alive(server)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestIds:
+    def test_huge_and_negative(self, servers: dict[str, Server], kind: str) -> None:
+        server = servers[kind]
+        limits = np.iinfo(np.int32)
+        ids = [[0, limits.min, limits.max, -2, 10**6]]
+        known = server("serving_default", ids=[[0]], values=[[1]])
+        for name in ("serving_default", "low", "level_scores"):
+            values = [[1, 2, np.nan, np.inf, -np.inf]]
+            answer = server(name, ids=ids, values=values)
+            for key, expected in server(name, ids=[[0]], values=[[1]]).items():
+                np.testing.assert_allclose(answer[key], expected, rtol=1e-6, atol=1e-6)
+        flat = server("ragged", ids=ids[0], values=[1, 2, np.nan, np.inf, -np.inf], row_splits=[0, 5])
+        np.testing.assert_allclose(flat["score"], known["score"], rtol=1e-6, atol=1e-6)
+        assert_alive(server)
+
+    def test_in_examples(self, servers: dict[str, Server], kind: str) -> None:
+        del kind
+        ids = [[0, LIMITS.min, LIMITS.max], [-1, 4, 2**40], [1, 2, 3]]
+        server = servers["deep"]
+        texts = [models.example_of_ids(own, [0.5, 1.0]) for own in ids[2:]]
+        assert answer_of_deep(server, texts).shape == (1, 1)
+
+    def test_nothing_at_all(self, servers: dict[str, Server], kind: str) -> None:
+        server = servers[kind]
+        bias = server("serving_default", ids=[[-1]], values=[[0]])["score"][0, 0]
+        for rows in (0, 1, 3):
+            for width in (0, 1, 4):
+                shape = (rows, width)
+                answer = server("serving_default", ids=np.full(shape, -1), values=np.full(shape, np.nan))
+                np.testing.assert_array_equal(answer["score"], np.full((rows, 1), bias))
+                assert server("level_scores", ids=np.full(shape, -1), values=np.ones(shape))["level_scores"].shape == (
+                    rows,
+                    3,
+                )
+        assert server("ragged", ids=[], values=[], row_splits=[0])["score"].shape == (0, 1)
+        assert server("ragged", ids=[], values=[], row_splits=[0, 0, 0])["score"].shape == (2, 1)
+        assert_alive(server)
+
+    def test_a_million_in_one_row(self, servers: dict[str, Server], kind: str) -> None:
+        server = servers[kind]
+        ids = np.random.default_rng(0).integers(-5, 100, (1, 10**6))
+        values = np.full(ids.shape, 1e-3)
+        answer = server("serving_default", ids=ids, values=values)
+        flat = server("ragged", ids=ids[0], values=values[0], row_splits=[0, ids.size])
+        assert np.isfinite(answer["probability"]).all()
+        np.testing.assert_allclose(flat["probability"], answer["probability"], atol=1e-4)
+        assert_alive(server)
+
+    def test_values_that_are_not_finite(self, servers: dict[str, Server], kind: str) -> None:
+        server = servers[kind]
+        values = np.array([[1, 0.5, 2], [np.nan, 0, 0], [1, np.inf, 1], [1e38, 1e38, 1], [1, 0, 0]])
+        ids = [[0, 1, 3], [2, -1, -1], [0, 1, 3], [0, 1, 3], [2, -1, -1]]
+        answer = server("serving_default", ids=ids, values=values)["score"]
+        assert not np.isfinite(answer[1:4]).any()
+        np.testing.assert_allclose(answer[[0, 4]], server("serving_default", **GOOD_IDS)["score"], rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("ids", "values"),
+        [
+            ((2, 3), (2, 2)),
+            ((2, 3), (1, 1)),
+            ((2, 3), (3, 2)),
+            ((2, 3), (6,)),
+            ((6,), (6,)),
+            ((), ()),
+            ((2, 3, 1), (2, 3, 1)),
+            ((0, 3), (2, 3)),
+            ((2, 3), (0, 3)),
+        ],
+    )
+    def test_shapes(self, servers: dict[str, Server], kind: str, ids: tuple[int, ...], values: tuple[int, ...]) -> None:
+        for name in ("serving_default", "low", "level_scores"):
+            assert answer_or_error(servers[kind], name, ids=np.zeros(ids), values=np.ones(values)) is None
+
+    @pytest.mark.parametrize(
+        "splits",
+        [[], [0], [3], [0, 2], [0, 4], [1, 3], [0, 2, 1, 3], [-1, 3], [0, LIMITS.max, 3], [0, LIMITS.min, 3], [[0, 3]]],
+    )
+    def test_row_splits(self, servers: dict[str, Server], kind: str, splits: Any) -> None:
+        answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=[1, 1, 1], row_splits=splits)
+        assert answer is None
+
+    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], kind: str) -> None:
+        for number in (0, 2, 4):
+            answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=np.ones(number), row_splits=[0, 3])
+            assert answer is None
+
+
+def answer_of_deep(server: Server, texts: list[bytes]) -> np.ndarray:
+    return server("examples", examples=np.array(texts, object))["probability"]
+
+
+class TestExamples:
+    """Also of `classify` and `regress`, which take the same."""
+
+    GOOD = models.examples_of_rows()[:2]
+
+    def send(self, server: Server, texts: list[bytes]) -> list[dict[str, np.ndarray] | None]:
+        array = np.array(texts, object)
+        return [
+            answer_or_error(server, "examples", examples=array),
+            answer_or_error(server, "classify", inputs=array),
+            answer_or_error(server, "regress", inputs=array),
+        ]
+
+    @pytest.mark.parametrize("broken", [b"\xff\xff\xff", b"not an example", GOOD[0][:-3], GOOD[0] + b"\x0a", b"\x0a\xff"])
+    def test_broken_bytes(self, servers: dict[str, Server], broken: bytes) -> None:
+        for texts in ([broken], [*self.GOOD, broken], [broken, *self.GOOD]):
+            assert self.send(servers["trained"], texts) == [None, None, None]
+
+    def test_wrong_kinds_of_features(self, servers: dict[str, Server]) -> None:
+        example = tf.train.Example()
+        example.features.feature["shop"].float_list.value.append(7.0)
+        assert self.send(servers["trained"], [example.SerializeToString()]) == [None, None, None]
+
+    def test_several_values_where_one_is_expected(self, servers: dict[str, Server]) -> None:
+        example = tf.train.Example()
+        example.features.feature["user"].bytes_list.value.extend([b"ann", b"bob"])
+        assert self.send(servers["trained"], [example.SerializeToString()]) == [None, None, None]
+
+    def test_none_empty_and_strange_ones(self, servers: dict[str, Server]) -> None:
+        assert [own is not None and next(iter(own.values())).shape[0] for own in self.send(servers["trained"], [])] == [
+            0
+        ] * 3
+        strange = tf.train.Example()
+        strange.features.feature["nobody asked for it"].bytes_list.value.append(b"x" * 10**6)
+        strange.features.feature["user"].bytes_list.value.append(b"\xff\x00\xfe" * 10**5)
+        empty, found = (self.send(servers["trained"], [text])[0] for text in (b"", strange.SerializeToString()))
+        assert empty is not None
+        assert found is not None
+        assert np.isfinite(empty["score"]).all()
+        assert np.isfinite(found["score"]).all()
+
+    def test_ids_and_numbers_that_do_not_fit_the_model(self, servers: dict[str, Server]) -> None:
+        server = servers["deep"]
+        good = models.example_of_ids([0, 1, 2], [0.5, 1.0])
+        expected = answer_of_deep(server, [good])
+        wrong = [models.example_of_ids([0, 1, 2, 3], [0.5, 1.0]), models.example_of_ids([0, 1, 2], [0.5])]
+        for text in wrong:
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                answer_of_deep(server, [good, text])
+            np.testing.assert_array_equal(answer_of_deep(server, [good]), expected)
+
+
+class TestColumns:
+    GOOD: ClassVar = {name: values[:2] for name, values in models.RAW.items()}
+
+    def test_columns_of_different_lengths(self, servers: dict[str, Server]) -> None:
+        for name in self.GOOD:
+            request = {**self.GOOD, name: models.RAW[name][:3]}
+            assert answer_or_error(servers["trained"], "raw", **request) is None
+
+    @pytest.mark.parametrize("name", ["user", "price", "tags"])
+    def test_shapes(self, servers: dict[str, Server], name: str) -> None:
+        wrong = np.array(self.GOOD[name], object if name != "price" else float)
+        for array in (wrong.reshape((*wrong.shape, 1, 1)), wrong.ravel()[0]):
+            assert answer_or_error(servers["trained"], "raw", **{**self.GOOD, name: array}) is None
+
+    def test_strange_values(self, servers: dict[str, Server]) -> None:
+        request = {
+            "user": [b"\xff\x00", b"x" * 10**6],
+            "shop": [LIMITS.min, LIMITS.max],
+            "price": [np.inf, -np.inf],
+            "tags": [[b"a"] * 10**5, [b"\x00"] * 10**5],
+        }
+        answer = answer_or_error(servers["trained"], "raw", **request)
+        assert answer is None or answer["score"].shape == (2, 1)
+        none = answer_or_error(servers["trained"], "raw", user=[], shop=[], price=[], tags=np.zeros((0, 0), object))
+        assert none is not None
+        assert none["score"].shape == (0, 1)

@@ -1,0 +1,269 @@
+"""Every signature of every kind of exported model: its answers are the training model's, wherever it is loaded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import models
+import numpy as np
+import pytest
+import replay
+import tensorflow as tf
+from models import ALL, Exported
+
+import keras_rafm as kr
+
+WITHOUT_COLUMNS = tuple(name for name in ALL if name != "raw")
+ONE_LEVEL = tuple(name for name in ALL if name not in ("low", "level_scores"))
+SIGNATURES = {"raw": ALL, "int8": ALL, "bfloat16": ALL, "level": ONE_LEVEL, "deep": WITHOUT_COLUMNS}
+#: Of probabilities.
+TOLERANCE = {"raw": 1e-6, "deep": 1e-6, "level": 1e-6, "bfloat16": 5e-3, "int8": 1e-2}
+METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
+
+
+class Written(NamedTuple):
+    folder: Path
+    exported: dict[str, Exported]
+    records: dict[str, dict[str, dict[str, np.ndarray]]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("models")
+    exported = models.write_all(folder)
+    return Written(folder, exported, {name: answers(folder / name / "record.json") for name in exported})
+
+
+def answers(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """By signature, what the exported model answered."""
+    entries = json.loads(path.read_text(encoding="utf-8"))["requests"]
+    return {
+        entry["signature"]: {name: replay.from_json(own).numpy() for name, own in entry["outputs"].items()}
+        for entry in entries
+    }
+
+
+def level_logits(exported: Exported) -> np.ndarray:
+    """`[B, m]`: the logits of the model with each level's score in place of the highest."""
+    layer = next(own for own in exported.model.layers if isinstance(own, kr.RaFMLayer))
+    if exported.schema is not None:
+        return layer.level_scores(exported.schema(models.ROWS)).numpy()
+    inputs = [models.IDS, models.NUMBERS]
+    probability = exported.model.predict(inputs, verbose=0)
+    scores = layer.level_scores(models.IDS).numpy()
+    return np.log(probability / (1 - probability)) - scores[:, -1:] + scores
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("kind", SIGNATURES)
+class TestAnswers:
+    def test_all_signatures_are_there(self, written: Written, kind: str) -> None:
+        assert set(written.records[kind]) == set(SIGNATURES[kind])
+        assert set(tf.saved_model.load(str(written.exported[kind].path)).signatures) == set(SIGNATURES[kind])
+
+    def test_scores_probabilities_and_classes(self, written: Written, kind: str) -> None:
+        logits = level_logits(written.exported[kind])
+        logit = logits[:, :1] if kind == "level" else logits[:, -1:]
+        assert np.std(logit) > 0.05
+        for name in set(SIGNATURES[kind]) & {"serving_default", "ragged", "raw", "examples"}:
+            answer = written.records[kind][name]
+            assert set(answer) == {"score", "probability", "class"}
+            np.testing.assert_allclose(answer["probability"], sigmoid(logit), rtol=0, atol=TOLERANCE[kind], err_msg=name)
+            np.testing.assert_allclose(answer["score"], logit, rtol=0, atol=10 * TOLERANCE[kind], err_msg=name)
+            np.testing.assert_array_equal(answer["class"], (logit > 0).astype(np.int64), err_msg=name)
+
+    def test_classify_and_regress(self, written: Written, kind: str) -> None:
+        record = written.records[kind]
+        probability = record["examples"]["probability"]
+        classes, scores = record["classify"]["classes"], record["classify"]["scores"]
+        assert classes.tolist() == [[b"0", b"1"]] * len(probability)
+        np.testing.assert_array_equal(scores, np.concatenate([1 - probability, probability], axis=1))
+        np.testing.assert_array_equal(record["regress"]["outputs"], probability)
+
+    def test_levels(self, written: Written, kind: str) -> None:
+        if kind == "level":
+            return
+        logits = level_logits(written.exported[kind])
+        record = written.records[kind]
+        np.testing.assert_allclose(record["level_scores"]["level_scores"], logits, rtol=0, atol=10 * TOLERANCE[kind])
+        np.testing.assert_allclose(
+            record["level_scores"]["level_probabilities"], sigmoid(logits), rtol=0, atol=TOLERANCE[kind]
+        )
+        low = {"score": "level_scores", "probability": "level_probabilities"}
+        for name, of_levels in low.items():
+            np.testing.assert_allclose(record["low"][name], record["level_scores"][of_levels][:, :1], rtol=0, atol=1e-6)
+
+    def test_methods_of_tensorflow_serving(self, written: Written, kind: str) -> None:
+        from tensorflow.core.protobuf import saved_model_pb2
+
+        saved = saved_model_pb2.SavedModel.FromString((written.exported[kind].path / "saved_model.pb").read_bytes())
+        (graph,) = saved.meta_graphs
+        found = {name: own.method_name for name, own in graph.signature_def.items() if not name.startswith("__")}
+        expected = {name: METHODS.get(name, "tensorflow/serving/predict") for name in SIGNATURES[kind]}
+        assert found == expected
+
+
+def test_where_neither_keras_nor_this_package_is(written: Written) -> None:
+    records = [str(written.folder / name / "record.json") for name in SIGNATURES]
+    script = Path(replay.__file__)
+    done = subprocess.run([sys.executable, str(script), *records], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("answers as recorded") == len(SIGNATURES)
+
+
+def test_saved_model_cli(written: Written) -> None:
+    path = written.exported["raw"].path
+    tool = Path(sys.executable).with_name("saved_model_cli")
+
+    def run(*arguments: str) -> str:
+        command = [str(tool), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    where = ["--dir", str(path), "--tag_set", "serve"]
+    shown = run("show", *where, "--signature_def", "raw")
+    for name, dtype, shape in (
+        ("user", "DT_STRING", "(-1)"),
+        ("shop", "DT_INT64", "(-1)"),
+        ("price", "DT_FLOAT", "(-1)"),
+        ("tags", "DT_STRING", "(-1, -1)"),
+    ):
+        assert f"inputs['{name}'] tensor_info:\n      dtype: {dtype}\n      shape: {shape}" in shown
+    assert "outputs['probability'] tensor_info:\n      dtype: DT_FLOAT\n      shape: (-1, 1)" in shown
+
+    request = dict(models.requests_of_columns(written.exported["raw"].schema))["serving_default"]  # type: ignore[arg-type]
+    inputs = ";".join(f"{name}={array.tolist()}" for name, array in request.items())
+    folder = written.folder / "answers"
+    run("run", *where, "--signature_def", "serving_default", "--input_exprs", inputs, "--outdir", str(folder))
+    found = np.load(folder / "probability.npy")
+    np.testing.assert_allclose(found, written.records["raw"]["serving_default"]["probability"], rtol=0, atol=1e-6)
+
+
+def test_batches_of_one_and_of_none(written: Written) -> None:
+    exported = written.exported["raw"]
+    assert exported.schema is not None
+    loaded = tf.saved_model.load(str(exported.path))
+    for rows in (slice(1), slice(0)):
+        for name, request in models.requests_of_columns(exported.schema, rows):
+            serve = loaded.signatures[name]
+            specs = serve.structured_input_signature[1]
+            tensors = {
+                key: tf.reshape(tf.constant(own, specs[key].dtype), [len(own), *np.shape(models.RAW.get(key, own))[1:]])
+                for key, own in request.items()
+            }
+            for key, found in serve(**tensors).items():
+                expected = written.records["raw"][name][key][rows]
+                assert found.shape == expected.shape
+                if found.dtype == tf.string:
+                    assert found.numpy().tolist() == expected.tolist()
+                else:
+                    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+class TestChoice:
+    def signatures(self, path: Path) -> set[str]:
+        return set(tf.saved_model.load(str(path)).signatures)
+
+    def test_some(self, tmp_path: Path) -> None:
+        path = kr.export(models.deep_model(), tmp_path / "m", signatures=["classify", "low", "low"])
+        assert self.signatures(path) == {"serving_default", "classify", "low"}
+
+    def test_none_but_the_default(self, tmp_path: Path) -> None:
+        assert self.signatures(kr.export(models.deep_model(), tmp_path / "m", signatures=[])) == {"serving_default"}
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("raw", "'raw': it is exported without a schema"),
+            ("other", "must be of serving_default, .*Received: 'other'"),
+            ("low", "'low': it has one level"),
+            ("classify", "'classify': it was not compiled with a log-loss"),
+        ],
+    )
+    def test_what_a_model_cannot_have(self, tmp_path: Path, name: str, message: str) -> None:
+        import keras
+
+        ids = keras.Input((2,), dtype="int32", name="ids")
+        made = keras.Model(ids, kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids))
+        made.compile("sgd", "mse")
+        with pytest.raises(ValueError, match=message):
+            kr.export(made, tmp_path / "m", signatures=[name])
+        assert list(tmp_path.iterdir()) == []
+
+
+def replies(loaded: Any, name: str, **inputs: Any) -> dict[str, np.ndarray]:
+    specs = loaded.signatures[name].structured_input_signature[1]
+    request = {key: tf.constant(own, specs[key].dtype) for key, own in inputs.items()}
+    return {key: own.numpy() for key, own in loaded.signatures[name](**request).items()}
+
+
+def test_float64(tmp_path: Path) -> None:
+    import keras
+
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    normal = keras.initializers.RandomNormal(stddev=1.0)
+    layer = kr.RaFMLayer(kr.RankPlan([1, 2, 2], (2, 3)), factors_initializer=normal, seed=1, dtype="float64")
+    made = keras.Model(ids, layer(ids))
+    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    request = np.array([[0, 1, 2], [1, 1, -1]])
+    found = replies(loaded, "serving_default", ids=request)["score"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, layer(request), rtol=1e-12)
+
+
+def test_ids_computed_in_the_graph(tmp_path: Path) -> None:
+    """User and item as inputs of their own, with ids that begin at 0 each."""
+    import keras
+
+    user, item = keras.Input((1,), dtype="int32", name="user"), keras.Input((1,), dtype="int32", name="item")
+    ids = keras.ops.concatenate([user, item + 3], axis=1)
+    normal = keras.initializers.RandomNormal(stddev=1.0, seed=1)
+    made = kr.RaFMModel([user, item], kr.RaFMLayer(kr.RankPlan([1, 2, 2, 1, 2], (2, 3)), factors_initializer=normal)(ids))
+    made.compile("sgd", "mse")
+    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    assert set(loaded.signatures) == {"serving_default", "low", "level_scores"}
+    request = {"user": np.array([[0], [2]]), "item": np.array([[1], [0]])}
+    expected = made.predict([request["user"], request["item"]], verbose=0)
+    np.testing.assert_allclose(replies(loaded, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)
+    levels = replies(loaded, "level_scores", **request)["level_scores"]
+    np.testing.assert_allclose(levels[:, 1:], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(levels[:, :1], replies(loaded, "low", **request)["score"], rtol=1e-5, atol=1e-6)
+
+
+def test_layer_in_a_nested_model(tmp_path: Path) -> None:
+    """Beside one of the model itself: both get their form for serving."""
+    import keras
+
+    def layer(seed: int) -> kr.RaFMLayer:
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        return kr.RaFMLayer(kr.RankPlan([1, 2, 2], (2, 3)), factors_initializer=normal, seed=seed)
+
+    inner_ids = keras.Input((2,), dtype="int32")
+    inner = keras.Model(inner_ids, layer(1)(inner_ids))
+    ids = keras.Input((2,), dtype="int32", name="ids")
+    made = keras.Model(ids, keras.layers.Add()([layer(2)(ids), inner(ids)]))
+    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    request = np.array([[0, 1], [1, 2]])
+    found = replies(loaded, "serving_default", ids=request)["score"]
+    np.testing.assert_allclose(found, made.predict(request, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_look_up_table_of_another_layer(tmp_path: Path) -> None:
+    import keras
+
+    ids, names = keras.Input((2,), dtype="int32", name="ids"), keras.Input((1,), dtype="string", name="names")
+    looked_up = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(names)
+    made = keras.Model(
+        [ids, names],
+        keras.layers.Add()([kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids), keras.layers.Dense(1)(looked_up)]),
+    )
+    request = {"ids": np.array([[0, 1], [1, -1]]), "names": np.array([["b"], ["zz"]])}
+    expected = made([tf.constant(own) for own in request.values()])
+    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    np.testing.assert_allclose(replies(loaded, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)

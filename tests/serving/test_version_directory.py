@@ -1,0 +1,201 @@
+"""Model directories hold whole versions and nothing else, whoever kills or overtakes whom."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_rafm as kr
+from keras_rafm.serving.version_directory import VersionDirectory
+
+#: For each line of its input, a process that exports one version after the other. It is forked before TensorFlow has done
+#: anything, since to import it takes longer than all the rest.
+EXPORTERS = """
+import os, sys
+sys.path[:0] = sys.argv[2:]
+import models
+import keras_rafm as kr
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        model = models.raw_model(models.schema())
+        print(os.getpid(), flush=True)
+        while True:
+            kr.export(model, sys.argv[1], signatures=[], keep=3)
+    os.waitpid(pid, 0)
+"""
+
+FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
+def publish(directory: VersionDirectory, content: str = "whole", version: int | None = None) -> Path:
+    with directory.unfinished() as unfinished:
+        (unfinished / "model").mkdir()
+        (unfinished / "model" / "saved_model.pb").write_text(content)
+        return directory.publish(unfinished / "model", version)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+class TestVersions:
+    def test_next_version_given_version_and_gaps(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "models" / "m")
+        assert directory.versions() == []
+        assert publish(directory) == tmp_path / "models" / "m" / "1"
+        assert publish(directory, version=7).name == "7"
+        assert publish(directory).name == "8"
+        assert publish(directory, version=3).name == "3"
+        assert publish(directory, version=0).name == "0"
+        assert directory.versions() == [0, 1, 3, 7, 8]
+        assert names(tmp_path / "models") == ["m"]
+
+    def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m")
+        publish(directory, "first", 2)
+        with pytest.raises(FileExistsError, match="2 is there already: a version is never overwritten"):
+            publish(directory, "second", 2)
+        assert (tmp_path / "m" / "2" / "saved_model.pb").read_text() == "first"
+        assert names(tmp_path) == ["m"]
+
+    def test_an_export_refuses_before_it_works(self, tmp_path: Path) -> None:
+        model = models.deep_model()
+        path = kr.export(model, tmp_path / "m", version=5, signatures=[])
+        before = (path / "saved_model.pb").stat().st_mtime_ns
+        with pytest.raises(FileExistsError, match="5 is there already"):
+            kr.export(model, tmp_path / "m", version=5)
+        assert (path / "saved_model.pb").stat().st_mtime_ns == before
+        for version in (-1, 1.5, "2"):
+            with pytest.raises((TypeError, ValueError), match="`version`"):
+                kr.export(model, tmp_path / "m", version=version)  # type: ignore[arg-type]
+
+    def test_how_many_are_kept(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m")
+        for _ in range(12):
+            publish(directory)
+        directory.keep(20)
+        assert len(directory.versions()) == 12
+        directory.keep(3)
+        assert directory.versions() == [10, 11, 12]
+        assert names(tmp_path) == ["m"]
+
+    def test_an_export_keeps_what_is_asked_for(self, tmp_path: Path) -> None:
+        model = models.deep_model()
+        for _ in range(3):
+            kr.export(model, tmp_path / "m", signatures=[], keep=2)
+        assert names(tmp_path / "m") == ["2", "3"]
+        with pytest.raises(ValueError, match="`keep`"):
+            kr.export(model, tmp_path / "m", keep=0)
+
+    def test_one_export_overtakes_another(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m")
+        with directory.unfinished() as unfinished:
+            (unfinished / "model").mkdir()
+            (unfinished / "model" / "saved_model.pb").write_text("slow")
+            assert publish(directory, "fast").name == "1"
+            assert directory.publish(unfinished / "model").name == "2"
+        assert [(tmp_path / "m" / name / "saved_model.pb").read_text() for name in ("1", "2")] == ["fast", "slow"]
+
+    def test_many_at_once(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m")
+        published: list[str] = []
+
+        def work(number: int) -> None:
+            published.extend(publish(directory, f"{number} {k}").name for k in range(10))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(published, key=int) == [str(number) for number in range(1, 61)]
+        contents = {(tmp_path / "m" / name / "saved_model.pb").read_text() for name in published}
+        assert len(contents) == 60
+        assert names(tmp_path) == ["m"]
+
+    def test_files_may_be_read_by_others(self, tmp_path: Path) -> None:
+        """The server is another user: what is written has the mode that the process gives its files."""
+        path = kr.export(models.deep_model(), tmp_path / "m", signatures=[])
+        mask = os.umask(0)
+        os.umask(mask)
+        for entry in [tmp_path / "m", path, *path.rglob("*")]:
+            wanted = (0o777 if entry.is_dir() else 0o666) & ~mask & 0o444
+            assert entry.stat().st_mode & 0o444 & wanted == wanted, entry
+
+
+class TestLeftovers:
+    def test_of_a_dead_process_are_removed_and_of_a_living_one_are_not(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m")
+        dead = tmp_path / ".m.dead"
+        (dead / "model").mkdir(parents=True)
+        (dead / "lock").touch()
+        others = [tmp_path / ".m.noones", tmp_path / ".mine.x", tmp_path / ".m"]
+        for other in others:
+            other.mkdir()
+        (others[1] / "lock").touch()
+        with directory.unfinished() as living:
+            assert not dead.exists()
+            publish(directory)
+            assert living.is_dir()
+        assert not living.exists()
+        assert all(other.is_dir() for other in others)
+
+    def test_names_with_special_letters(self, tmp_path: Path) -> None:
+        directory = VersionDirectory(tmp_path / "m[1]*?")
+        dead = tmp_path / ".m[1]*?.dead"
+        dead.mkdir()
+        (dead / "lock").touch()
+        publish(directory)
+        assert names(tmp_path) == ["m[1]*?"]
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """SIGKILL 100 times at random points: whatever is in the directory is whole, and loads."""
+    path = tmp_path / "models" / "m"
+    numbers = random.Random(0)
+    here = Path(__file__).resolve().parent
+    expected = replies(kr.export(models.raw_model(models.schema()), path, signatures=[]))
+    left_behind, seen, times = 0, {1}, []
+    command = [sys.executable, "-c", EXPORTERS, str(path), str(here), str(here.parent)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as exporters:
+        assert exporters.stdin is not None
+        assert exporters.stdout is not None
+        for _ in range(100):
+            exporters.stdin.write("\n")
+            exporters.stdin.flush()
+            pid = int(exporters.stdout.readline())
+            times.append(numbers.uniform(0, 0.8))
+            time.sleep(times[-1])
+            os.kill(pid, signal.SIGKILL)
+            there = names(path)
+            assert all(name.isdecimal() for name in there)
+            assert all(set(names(path / name)) >= FILES for name in there)
+            # Those that came up since: each is loaded by what a server runs.
+            for name in set(map(int, there)) - seen:
+                np.testing.assert_array_equal(replies(path / str(name)), expected)
+                seen.add(name)
+            left_behind += len(names(path.parent)) > 1
+        exporters.stdin.close()
+    # It was killed in the middle of one, and in the middle of another one after it, and what it left was removed.
+    assert left_behind > 50
+    assert len(seen) > 10
+    kr.export(models.raw_model(models.schema()), path, signatures=[], keep=1)
+    assert names(path.parent) == ["m"]
+
+
+def replies(path: Path) -> np.ndarray:
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    adapted = models.encoded(models.schema())
+    return serve(**{name: tf.constant(own) for name, own in adapted.items()})["score"].numpy()
