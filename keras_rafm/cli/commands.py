@@ -255,8 +255,37 @@ def _predict(parsed: argparse.Namespace) -> None:
 
 def _export(parsed: argparse.Namespace) -> None:
     run_directory = RunDirectory(parsed.run)
-    version = export(run_directory.model(), parsed.directory, run_directory.schema())
+    schema, model = run_directory.schema(), run_directory.model()
+    rows = None
+    if parsed.warm_up:
+        files = files_of(parsed.warm_up)
+        blocks = schema.raw_dataset(files, training=False, file_format=_format_of_run(run_directory, parsed, files))
+        rows = next(iter(blocks))
+    version = export(
+        model,
+        parsed.directory,
+        schema,
+        signatures=parsed.signatures,
+        level=parsed.level,
+        precision=parsed.precision,
+        metrics=_reported(run_directory, parsed.level),
+        warm_up=rows,
+        warm_up_batch_sizes=parsed.warm_up_batch_sizes,
+        version=parsed.as_version,
+        keep=parsed.keep,
+    )
     print(f"exported to {version}")
+
+
+def _reported(run_directory: RunDirectory, level: int | None) -> dict[str, float]:
+    """What the run's report says of its highest level, or of its lowest; of those in between it says nothing."""
+    metrics = {}
+    for split, of_levels in (run_directory.report() or {"splits": {}})["splits"].items():
+        names = list(of_levels)
+        if level in (None, len(run_directory.plan().ranks), 1):
+            measured_values = of_levels[names[0] if level == 1 else names[-1]]
+            metrics.update({f"{split}_{name}": value for name, value in measured_values.items() if value is not None})
+    return metrics
 
 
 def _describe(parsed: argparse.Namespace) -> None:

@@ -196,6 +196,28 @@ def _add_of_run(commands: Any) -> None:
     )
     exported.add_argument("run", type=_path, help="the run directory")
     exported.add_argument("directory", type=_path, help="the model directory, which holds versions")
+    exported.add_argument("--signatures", type=_list_of(str), metavar="A,B,…", help="default: all that the model can have")
+    exported.add_argument("--level", type=int, metavar="K", help="cut the model off at rank D_K; 1 is a plain FM")
+    exported.add_argument(
+        "--precision",
+        choices=["trained", "bfloat16", "int8"],
+        default="trained",
+        help="how factors are stored; default: trained, which is as they are",
+    )
+    exported.add_argument("--as-version", type=int, metavar="N", help="default: one above the highest that is there")
+    exported.add_argument("--keep", type=int, metavar="N", help="delete all but the N highest versions; default: none")
+    exported.add_argument(
+        "--warm-up",
+        nargs="+",
+        type=_path,
+        metavar="PATH",
+        help="files whose first rows TF Serving scores when it loads the model, as fast as any other from then on; in the "
+        "format of the training data",
+    )
+    exported.add_argument(
+        "--warm-up-batch-sizes", type=_list_of(int), default=[1], metavar="N,N,…", help="rows of such requests; default: 1"
+    )
+    exported.set_defaults(format=None)
     described = _command(
         commands, "describe", "what a run, a schema or an exported model is made of", "  keras-rafm describe runs/mine"
     )

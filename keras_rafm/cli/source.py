@@ -115,8 +115,8 @@ def named_format(name: str | None, files: list[str]) -> FileFormat:
 
 
 def options_of_text(told: Settings | Namespace) -> dict[str, Any]:
-    """The options of text that settings or flags tell."""
-    return {name: value for name in _OF_TEXT if (value := getattr(told, name)) not in (None, ())}
+    """The options of text that settings or flags tell, which not every command has."""
+    return {name: value for name in _OF_TEXT if (value := getattr(told, name, None)) not in (None, ())}
 
 
 def with_options_of_text(file_format: FileFormat, options: Mapping[str, Any]) -> FileFormat:

@@ -19,6 +19,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from keras_rafm.cli.measuring import _auc, _metrics
 from keras_rafm.cli.run_directory import RunDirectory
 from keras_rafm.data import write_tfrecord
+from keras_rafm.serving import load_model_card
 
 
 def predictions(run, data, *more):
@@ -213,12 +214,47 @@ def test_rows_are_scored_alike_everywhere(trained, data, scores, tmp_path):
     np.testing.assert_allclose(np.array([line.split(",") for line in lines[1:]], np.float32), scores, atol=1e-6)
 
     assert "exported to" in done("export", run.path, tmp_path / "model").out
-    served = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["raw"](**raw)
-    np.testing.assert_array_equal(served["score"].numpy()[:, 0], scores[:, 0])
-    np.testing.assert_array_equal(served["probability"].numpy()[:, 0], scores[:, 1])
+    signatures = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures
+    served = signatures["raw"](**raw)
+    # It sums up in another order than the model.
+    np.testing.assert_allclose(served["probability"].numpy()[:, 0], scores[:, 1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(served["score"].numpy()[:, 0], scores[:, 0], rtol=1e-5, atol=1e-5)
+    records = tf.data.TFRecordDataset(str(record)).batch(8192)
+    np.testing.assert_array_equal(signatures["examples"](examples=next(iter(records)))["score"], served["score"])
     for path in (tmp_path / "model", tmp_path / "model" / "1"):
         assert "genres  vocabulary" in done("describe", path).out
     assert done("describe", run.path).out.count("RaFM: log_loss") == 2
+
+
+def test_export_options(trained, data, tmp_path):
+    run, model = trained[0], tmp_path / "model"
+    rows = ["--warm-up", data / "test.csv", "--warm-up-batch-sizes", "1,8"]
+    options = ["--signatures", "raw,classify", "--precision", "int8", "--as-version", 7, "--keep", 2, *rows]
+    assert f"exported to {model / '7'}" in done("export", run, model, *options).out
+    card = load_model_card(model / "7")
+    assert set(card["signatures"]) == {"serving_default", "raw", "classify"}
+    assert card["precision"]["factors"] == "int8"
+    report = RunDirectory(run).report()["splits"]
+    assert card["metrics"]["test_log_loss"] == report["test"]["RaFM"]["log_loss"]
+    requests = model / "7" / "assets.extra" / "tf_serving_warmup_requests"
+    assert sum(1 for _ in tf.data.TFRecordDataset(str(requests))) == 6
+    for _ in range(2):
+        done("export", run, model, "--level", 1, "--signatures", "raw", "--keep", 2)
+    assert sorted(path.name for path in model.iterdir()) == ["8", "9"]
+    card = load_model_card(model / "9")
+    assert (len(card["layers"][0]["ranks"]), set(card["signatures"])) == (1, {"serving_default", "raw"})
+    (low,) = (values for name, values in report["test"].items() if name.startswith("RaFM-low"))
+    assert card["metrics"]["test_log_loss"] == low["log_loss"]
+    for wrong, message in (
+        (["--as-version", "9"], "9 is there already"),
+        (["--signatures", "row"], "`signatures` must be of"),
+        (["--level", "5"], "`level` must be in 1 … 2"),
+        (["--warm-up", tmp_path / "no.csv"], "there is no file"),
+    ):
+        refused = command("export", run, model, *wrong)
+        assert refused.code == 2
+        assert message in refused.err
+    assert sorted(path.name for path in model.iterdir()) == ["8", "9"]
 
 
 def damaged(data, tmp_path):
