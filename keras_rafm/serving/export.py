@@ -39,6 +39,7 @@ def export(
     metrics: Mapping[str, float] | None = None,
     warm_up: Any = None,
     warm_up_batch_sizes: Sequence[int] = (1,),
+    warm_up_signatures: Sequence[str] | None = None,
     version: int | None = None,
     keep: int | None = None,
 ) -> Path:
@@ -60,6 +61,9 @@ def export(
     All but `classify`, `regress` and `level_scores` give `score` (the model's output; the logit for a log-loss model) and,
     if the model is compiled with a log-loss, `probability` and `class` (int64); each `[B, 1]`. With several outputs these
     are `score_NAME` and so on.
+
+    A server that batches puts requests together whose tensors differ in their first dimension alone. That can't be done
+    with `ragged`, nor with requests of different widths, where the model takes any width; `examples` always can.
 
     Missing values are empty strings, −2**63 and NaN. Ids outside of `[0, num_features)` (features unseen in training)
     contribute nothing to a `RaFMLayer`. Another layer that reads the same input, such as an `Embedding`, gets all ids as
@@ -84,7 +88,10 @@ def export(
         warm_up: Some real rows, from which TF Serving makes requests to itself when it loads the model, so that the first
             one is answered as fast as any other: raw columns, as a mapping or a data frame, where there is a schema, and
             else inputs as `model.predict` takes them. It needs the extra `serving`.
-        warm_up_batch_sizes: How many rows such requests have; one of each size is made for every signature.
+        warm_up_batch_sizes: How many rows such requests have; one of each size is made for every signature. None may be
+            larger than the `max_batch_size` of a server that batches.
+        warm_up_signatures: Those signatures. Default: all that there are but `ragged`, without which a server that
+            batches would not load the model: it refuses requests whose tensors differ in their first dimension.
         version: The number of the version. Default: the next after the highest that is there, from 1.
         keep: How many versions to keep, the highest ones; others are deleted. Default: all.
 
@@ -135,7 +142,8 @@ def export(
                 rows = WarmUpRows.of_inputs(_fed(warm_up, graph), served.inputs)
             else:
                 rows = WarmUpRows.of_columns(warm_up, raw, served.inputs)
-            write_warm_up(saved, directory.path.name, rows, chosen, warm_up_batch_sizes)
+            called = _warmed_up(chosen, warm_up_signatures)
+            write_warm_up(saved, directory.path.name, rows, called, warm_up_batch_sizes)
         card = model_card(directory.path.name, number, layers, served.num_levels, chosen, stored, metrics, folder, saved)
         write_model_card(saved, card)
         published = directory.publish(saved, version)
@@ -242,6 +250,16 @@ def write_saved_model(
     for own in signatures:
         updater.replace_method_name(own.name, own.method, tags=tf.saved_model.SERVING)
     updater.save()
+
+
+def _warmed_up(signatures: Sequence[Signature], wanted: Sequence[str] | None) -> list[Signature]:
+    by_name = {own.name: own for own in signatures}
+    if wanted is None:
+        return [own for own in signatures if own.name != "ragged"]
+    unknown = [name for name in wanted if name not in by_name]
+    if unknown:
+        raise ValueError(f"`warm_up_signatures` must be of {', '.join(by_name)}. Received: {unknown}")
+    return [by_name[name] for name in dict.fromkeys(wanted)]
 
 
 def _concrete_function(signature: Signature) -> Any:

@@ -124,7 +124,8 @@ class ServedLayer(tf.Module):
         if u is None:
             return []
         t = self._dependent_sum(batch, k)
-        return [tf.reduce_sum(u * u if t is None else u * (u + t), axis=1)]
+        # `interactions.square_norms` is a little faster, by an operation that ONNX doesn't know.
+        return [tf.reduce_sum(u * (u if t is None else u + t), axis=1)]
 
     def _above(self, batch: _Occurrences, k: int) -> list[tf.Tensor]:
         t, norms = self._dependent_sum(batch, k), self.norms_above[k - 1]

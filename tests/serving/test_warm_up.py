@@ -63,7 +63,8 @@ def test_raw_rows(tmp_path: Path, as_frame: bool) -> None:
     adapted = models.schema()
     model = models.raw_model(adapted)
     rows: Any = pd.DataFrame(models.ROWS) if as_frame else models.ROWS
-    path = kr.export(model, tmp_path / "shop", adapted, warm_up=rows, warm_up_batch_sizes=SIZES)
+    options: Any = {"warm_up_batch_sizes": SIZES, "warm_up_signatures": models.ALL}
+    path = kr.export(model, tmp_path / "shop", adapted, warm_up=rows, **options)
     check(path, models.ALL, tf.sigmoid(model.predict(adapted(models.ROWS), verbose=0)).numpy())
 
 
@@ -71,7 +72,7 @@ def test_ids(tmp_path: Path) -> None:
     model = models.deep_model()
     inputs = [models.IDS, models.NUMBERS]
     path = kr.export(model, tmp_path / "deep", warm_up=inputs, warm_up_batch_sizes=SIZES)
-    check(path, tuple(name for name in models.ALL if name != "raw"), model.predict(inputs, verbose=0))
+    check(path, tuple(name for name in models.ALL if name not in ("raw", "ragged")), model.predict(inputs, verbose=0))
 
 
 @pytest.mark.parametrize("kind", ["ragged", "sparse"])
@@ -94,8 +95,9 @@ def test_ids_of_samples_of_several_lengths(tmp_path: Path, kind: str) -> None:
         rows = tf.sparse.from_dense(dense)
     model = kr.RaFMModel(inputs, layer(inputs))
     model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
-    path = kr.export(model, tmp_path / kind, warm_up=rows, warm_up_batch_sizes=SIZES)
-    check(path, tuple(name for name in models.ALL if name != "raw"), tf.sigmoid(model(rows)).numpy())
+    called = tuple(name for name in models.ALL if name != "raw")
+    path = kr.export(model, tmp_path / kind, warm_up=rows, warm_up_batch_sizes=SIZES, warm_up_signatures=called)
+    check(path, called, tf.sigmoid(model(rows)).numpy())
 
 
 def test_chosen_signatures_only(tmp_path: Path) -> None:
@@ -124,10 +126,16 @@ class TestErrors:
             kr.export(models.deep_model(), tmp_path / "m", warm_up=rows, warm_up_batch_sizes=sizes)
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("sizes", [(), tuple(range(1, 200))])
+    @pytest.mark.parametrize("sizes", [(), tuple(range(1, 202))])
     def test_number_of_requests(self, tmp_path: Path, sizes: Any) -> None:
         rows = [models.IDS, models.NUMBERS]
         self.assert_refused(tmp_path, ValueError, "1 to 1000 warm-up requests", warm_up=rows, warm_up_batch_sizes=sizes)
+
+    @pytest.mark.parametrize("names", [["raw"], ["ragged", "other"]])
+    def test_signatures(self, tmp_path: Path, names: list[str]) -> None:
+        rows = [models.IDS, models.NUMBERS]
+        message = rf"`warm_up_signatures` must be of serving_default, .*Received: \['{names[-1]}'\]"
+        self.assert_refused(tmp_path, ValueError, message, warm_up=rows, warm_up_signatures=names)
 
     def test_package_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)

@@ -1,4 +1,4 @@
-"""Write a small model as this version saves and exports it, with inputs and what it answers: `python write_compatibility.py`.
+"""Write a small model as this version saves and exports it, with inputs and its answers: `python write_compatibility.py`.
 
 It goes to `saved_models/compat/VERSION/tensorflow-MAJOR.MINOR/`, which Git keeps. Later versions must read it.
 """

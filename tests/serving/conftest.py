@@ -1,0 +1,42 @@
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from servers import Connect, ModelDirectories, Server, model_server, write_directories
+
+
+@pytest.fixture(scope="session")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectories:
+    return write_directories(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def server(directories: ModelDirectories) -> Iterator[Server]:
+    with model_server(directories.folder) as own:
+        yield own
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_client() -> Iterator[Connect]:
+    """Makes clients of a kind, which are closed at last."""
+    with contextlib.ExitStack() as stack:
+
+        def made(kind: str, address: str, model: str = "clicks", **options: Any) -> Any:
+            made_by = getattr(importlib.import_module(f"{kind}_client"), f"{kind.title()}Client")
+            return stack.enter_context(contextlib.closing(made_by(address, model, **options)))
+
+        yield made
+
+
+@pytest.fixture
+def connect(kind: str, server: Server, open_client: Connect) -> Connect:
+    """Makes clients of the server."""
+    return functools.partial(open_client, kind, getattr(server, kind))
