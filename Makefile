@@ -41,8 +41,10 @@ test: install
 	$(VENV)/bin/python $(PYTEST)
 
 # The core: layers, models, optimizers, export, schemas and reading. Not what hardly depends on TensorFlow (parsing, counting,
-# downloads, plots, benchmarks), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
+# downloads, plots, benchmarks, clients), nor what needs tensorflow-io, nor the command line, whose parts are tested here one
+# by one.
 NOT_CORE = tests/cli $(addprefix tests/test_,$(addsuffix .py,benchmarks examples plots rank_plan)) \
+	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment onnx version_directory)) \
 	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
 	known_datasets libfm object_stores parquet schema_files synthetic))
 

@@ -130,11 +130,10 @@ def export(
             raw = RawInputs(schema, served, unfinished / "schema")
         chosen = make_signatures(served, raw, signatures)
         saved = unfinished / "model"
-        _save(saved, graph, served, raw, chosen)
+        functions = _save(saved, graph, served, raw, chosen)
         (saved / EXTRA).mkdir()
         if schema is not None:
             (unfinished / "schema").rename(saved / EXTRA / "schema")
-        number = version if version is not None else 1 + max(directory.versions(), default=0)
         layers = [layer for layer in graph._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
         folder = saved / EXTRA / "schema" if schema is not None else None
         if warm_up is not None:
@@ -144,7 +143,7 @@ def export(
                 rows = WarmUpRows.of_columns(warm_up, raw, served.inputs)
             called = _warmed_up(chosen, warm_up_signatures)
             write_warm_up(saved, directory.path.name, rows, called, warm_up_batch_sizes)
-        card = model_card(directory.path.name, number, layers, served.num_levels, chosen, stored, metrics, folder, saved)
+        card = model_card(directory.path.name, layers, served.num_levels, chosen, functions, stored, metrics, folder, saved)
         write_model_card(saved, card)
         published = directory.publish(saved, version)
     if keep is not None:
@@ -216,7 +215,8 @@ def check_schema(schema: Schema, model: keras.Model, specs: Mapping[str, tf.Tens
 
 def _save(
     directory: Path, graph: keras.Model, served: ServedModel, raw: RawInputs | None, signatures: Sequence[Signature]
-) -> None:
+) -> dict[str, Any]:
+    """Write the SavedModel. Returns the graphs of its signatures, by name."""
     functions = concrete_functions(signatures)
     module = tf.Module()
     module.layers = list(served.layers.values())
@@ -226,6 +226,7 @@ def _save(
     if raw is not None:
         module.encoder = raw.encoder
     write_saved_model(directory, module, signatures, functions)
+    return functions
 
 
 def concrete_functions(signatures: Sequence[Signature]) -> dict[str, Any]:

@@ -60,10 +60,10 @@ def load_model_card(version_directory: str | Path) -> dict[str, Any]:
 
 def model_card(
     name: str,
-    number: int,
     layers: Sequence[RaFMLayer],
     num_levels: int,
     signatures: Sequence[Any],
+    functions: Mapping[str, Any],
     precision: Mapping[str, Any],
     metrics: Mapping[str, float] | None,
     schema_folder: Path | None,
@@ -73,10 +73,10 @@ def model_card(
 
     Args:
         name: Of the model directory.
-        number: The version.
         layers: Its layers as they were trained.
         num_levels: The level that they are cut off at.
         signatures: `signatures.Signature`s.
+        functions: The graph of each by its name.
         precision: How factors are stored, and what that costs, if it was measured.
         metrics: Given by the user.
         schema_folder: Where the schema is saved.
@@ -88,7 +88,6 @@ def model_card(
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "name": name,
-        "version": number,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "packages": {**{package: version(package) for package in _PACKAGES}, "python": platform.python_version()},
         "layers": [_of_layer(layer, min(num_levels, layer.num_levels)) for layer in layers],
@@ -99,19 +98,19 @@ def model_card(
         "signatures": {
             own.name: {
                 "method": own.method,
-                "inputs": {
-                    named.spec.name: {
-                        "dtype": named.spec.dtype.name,
-                        "shape": named.spec.shape.as_list(),
-                        "meaning": named.meaning,
-                    }
-                    for named in own.inputs
+                "inputs": {named.spec.name: _of_tensor(named.spec, named.meaning) for named in own.inputs},
+                "outputs": {
+                    key: _of_tensor(functions[own.name].structured_outputs[key], meaning)
+                    for key, meaning in own.outputs.items()
                 },
-                "outputs": dict(own.outputs),
             }
             for own in signatures
         },
     }
+
+
+def _of_tensor(spec: Any, meaning: str) -> dict[str, Any]:
+    return {"dtype": spec.dtype.name, "shape": spec.shape.as_list(), "meaning": meaning}
 
 
 def _of_layer(layer: RaFMLayer, level: int) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def _of_layer(layer: RaFMLayer, level: int) -> dict[str, Any]:
 
 def _as_markdown(card: Mapping[str, Any]) -> str:
     lines = [
-        f"# {card['name']}, version {card['version']}",
+        f"# {card['name']}",
         "",
         f"Written on {card['created']} with "
         + ", ".join(f"{package} {number}" for package, number in card["packages"].items())
@@ -178,8 +177,8 @@ def _as_markdown(card: Mapping[str, Any]) -> str:
             "| tensor | dtype | shape | meaning |",
             "|---|---|---|---|",
         ]
-        for key, tensor in signature["inputs"].items():
-            shape = ", ".join("?" if size is None else str(size) for size in tensor["shape"])
-            lines.append(f"| input `{key}` | {tensor['dtype']} | [{shape}] | {tensor['meaning']} |")
-        lines += [f"| output `{key}` | | | {meaning} |" for key, meaning in signature["outputs"].items()]
+        for kind in ("input", "output"):
+            for key, tensor in signature[f"{kind}s"].items():
+                shape = ", ".join("?" if size is None else str(size) for size in tensor["shape"])
+                lines.append(f"| {kind} `{key}` | {tensor['dtype']} | [{shape}] | {tensor['meaning']} |")
     return "\n".join(lines) + "\n"

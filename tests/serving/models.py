@@ -76,6 +76,13 @@ def deep_model() -> kr.RaFMModel:
     return made
 
 
+def small_model() -> keras.Model:
+    """Two levels and nothing else."""
+    ids = keras.Input((3,), dtype="int64", name="ids")
+    normal = keras.initializers.RandomNormal(stddev=0.3)
+    return keras.Model(ids, kr.RaFMLayer(kr.RankPlan([1, 2, 1, 2, 2], (2, 4)), factors_initializer=normal, seed=2)(ids))
+
+
 IDS = np.array([[0, 1, 2], [3, 3, 4], [4, 0, 1]])
 NUMBERS = np.array([[0.5, -1], [2, 0], [-0.25, 3]], "float32")
 
