@@ -429,12 +429,12 @@ class TestErrors:
         made = ids_only()
         kr.export(made, tmp_path / "m")
 
-        def full(self: Any, path: str, *args: Any, **options: Any) -> None:
+        def full(module: Any, path: str, *args: Any, **options: Any) -> None:
             Path(path).mkdir()
             (Path(path) / "saved_model.pb").write_text("half")
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(type(keras.export.ExportArchive()), "write_out", full)
+        monkeypatch.setattr(tf.saved_model, "save", full)
         self.assert_refused(made, tmp_path / "m", OSError, "No space left")
         self.assert_refused(made, tmp_path / "other", OSError, "No space left")
         assert [entry.name for entry in (tmp_path / "m").iterdir()] == ["1"]
