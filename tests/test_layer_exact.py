@@ -18,6 +18,7 @@ from oracle import (
     large_random_layer,
     seen_by,
 )
+from strategies import plans_and_samples
 
 import keras_rafm as kr
 
@@ -73,16 +74,6 @@ def test_oracle_by_hand() -> None:
     np.testing.assert_allclose(Oracle(layer, plan).level_scores([sample]), [expected])
     np.testing.assert_allclose(layer.level_scores(build_input("dense_values", [sample], 3)), [expected], rtol=1e-6)
     np.testing.assert_allclose(layer(build_input("dense_values", [sample], 3)), [[expected[1]]], rtol=1e-6)
-
-
-@st.composite
-def plans_and_samples(draw: st.DrawFn) -> tuple[kr.RankPlan, list]:
-    ranks = sorted(draw(st.sets(st.integers(1, 6), min_size=1, max_size=4)))
-    levels = draw(st.lists(st.integers(1, len(ranks)), min_size=1, max_size=8))
-    counts = draw(st.none() | st.lists(st.integers(0, 5), min_size=len(levels), max_size=len(levels)))
-    occurrence = st.tuples(st.integers(0, len(levels) - 1), st.floats(-3, 3, width=32))
-    samples = draw(st.lists(st.lists(occurrence, max_size=6), max_size=4))
-    return kr.RankPlan(levels, ranks, counts), samples
 
 
 @settings(max_examples=60)

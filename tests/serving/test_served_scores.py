@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import KINDS, KINDS_WITHOUT_VALUES, Oracle, assert_close, build_input, large_random_layer, seen_by
+from strategies import plans_and_samples
 
 import keras_rafm as kr
 from keras_rafm.serving.served_layer import ServedLayer
@@ -25,16 +26,6 @@ def served_scores(served: ServedLayer, inputs: Any) -> np.ndarray:
         (alone,) = served.scores(served.occurrences(inputs), [level])
         np.testing.assert_array_equal(alone, expected)
     return np.stack([score.numpy() for score in together], axis=1)
-
-
-@st.composite
-def plans_and_samples(draw: st.DrawFn) -> tuple[kr.RankPlan, list]:
-    ranks = sorted(draw(st.sets(st.integers(1, 6), min_size=1, max_size=4)))
-    levels = draw(st.lists(st.integers(1, len(ranks)), min_size=1, max_size=8))
-    counts = draw(st.none() | st.lists(st.integers(0, 5), min_size=len(levels), max_size=len(levels)))
-    occurrence = st.tuples(st.integers(0, len(levels) - 1), st.floats(-3, 3, width=32))
-    samples = draw(st.lists(st.lists(occurrence, max_size=6), max_size=4))
-    return kr.RankPlan(levels, ranks, counts), samples
 
 
 @settings(max_examples=60)
