@@ -111,11 +111,7 @@ def export(
     graph = functional_graph(model)
     one_of(precision, ("trained", "bfloat16", "int8"), "precision")
     level = integer_or_none(level, "level")
-    version = integer_or_none(version, "version", at_least=0)
-    keep = integer_or_none(keep, "keep", at_least=1)
-    directory = VersionDirectory(path)
-    if version is not None:
-        directory.check_is_free(version)
+    directory = VersionDirectory(path, version, keep)
     settle(model.variables)
     served = ServedModel(graph, model, level, precision)
     if schema is not None:
@@ -145,10 +141,7 @@ def export(
             write_warm_up(saved, directory.path.name, rows, called, warm_up_batch_sizes)
         card = model_card(directory.path.name, layers, served.num_levels, chosen, functions, stored, metrics, folder, saved)
         write_model_card(saved, card)
-        published = directory.publish(saved, version)
-    if keep is not None:
-        directory.keep(keep)
-    return published
+        return directory.publish(saved)
 
 
 def illegal_input_names(schema: Schema) -> list[str]:

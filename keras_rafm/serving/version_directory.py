@@ -17,25 +17,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_rafm.arguments import integer_or_none
+
 _LOCK = "lock"
 
 
 class VersionDirectory:
-    """A model directory.
+    """A model directory, and the version that is to be written into it.
 
     Args:
         path: Where it is or will be.
+        version: The number of the new version; `None`: the next after the highest.
+        keep: How many versions stay, the highest ones, once the new one is there; `None`: all.
 
     Raises:
-        ValueError: It is not local, is a file, or holds something else than versions.
+        TypeError: A number is not an integer.
+        ValueError: It is out of range, or the directory is not local, is a file, or holds something else than versions.
+        FileExistsError: The version is there.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], version: int | None = None, keep: int | None = None) -> None:
         if "://" in os.fspath(path):
             raise ValueError(f"`path` must be a local directory. Received: {os.fspath(path)}")
         self.path = Path(os.path.abspath(path))
         self._given = Path(path)
-        self.versions()
+        self._version = integer_or_none(version, "version", at_least=0)
+        self._keep = integer_or_none(keep, "keep", at_least=1)
+        self._next()
 
     def versions(self) -> list[int]:
         """The versions that are there, ascending.
@@ -55,15 +63,6 @@ class VersionDirectory:
             )
         return sorted(map(int, names))
 
-    def check_is_free(self, version: int) -> None:
-        """Refuse a version that is there.
-
-        Raises:
-            FileExistsError: It is.
-        """
-        if version in self.versions():
-            raise FileExistsError(f"{self._given / str(version)} is there already: a version is never overwritten")
-
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path]:
         """A new folder beside the model directory, on the same file system, that is gone afterwards."""
@@ -79,12 +78,11 @@ class VersionDirectory:
             finally:
                 shutil.rmtree(folder)
 
-    def publish(self, model: Path, version: int | None = None) -> Path:
+    def publish(self, model: Path) -> Path:
         """Move a whole model to where it is served from.
 
         Args:
             model: A directory in an `unfinished` folder.
-            version: Its number; `None`: the next after the highest.
 
         Returns:
             The version's directory, beneath the path as it was given.
@@ -95,9 +93,7 @@ class VersionDirectory:
         _flush(model)
         self.path.mkdir(exist_ok=True)
         while True:
-            number = 1 + max(self.versions(), default=0) if version is None else version
-            if version is not None:
-                self.check_is_free(version)
+            number = self._next()
             try:
                 model.rename(self.path / str(number))
             except OSError as error:
@@ -105,14 +101,25 @@ class VersionDirectory:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             else:
-                _flush_directory(self.path)
-                return self._given / str(number)
+                break
+        _flush_directory(self.path)
+        if self._keep is not None:
+            for version in self.versions()[: -self._keep]:
+                self._remove(version)
+        return self._given / str(number)
 
-    def keep(self, number: int) -> None:
-        """Delete all but the highest versions, of which this many stay."""
-        for version in self.versions()[:-number]:
-            with self.unfinished() as folder, contextlib.suppress(FileNotFoundError):
-                (self.path / str(version)).rename(folder / "removed")
+    def _next(self) -> int:
+        """The number of the new version."""
+        there = self.versions()
+        if self._version is None:
+            return 1 + max(there, default=0)
+        if self._version in there:
+            raise FileExistsError(f"{self._given / str(self._version)} is there already: a version is never overwritten")
+        return self._version
+
+    def _remove(self, version: int) -> None:
+        with self.unfinished() as folder, contextlib.suppress(FileNotFoundError):
+            (self.path / str(version)).rename(folder / "removed")
 
     def _remove_leftovers(self) -> None:
         for folder in self.path.parent.glob(f".{_escaped(self.path.name)}.*"):

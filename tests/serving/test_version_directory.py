@@ -37,11 +37,16 @@ for line in sys.stdin:
 FILES = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-def publish(directory: VersionDirectory, content: str = "whole", version: int | None = None) -> Path:
+def publish(path: Path, content: str = "whole", **options: int) -> Path:
+    directory = VersionDirectory(path, **options)
     with directory.unfinished() as unfinished:
-        (unfinished / "model").mkdir()
-        (unfinished / "model" / "saved_model.pb").write_text(content)
-        return directory.publish(unfinished / "model", version)
+        return directory.publish(written(unfinished, content))
+
+
+def written(unfinished: Path, content: str) -> Path:
+    (unfinished / "model").mkdir()
+    (unfinished / "model" / "saved_model.pb").write_text(content)
+    return unfinished / "model"
 
 
 def names(folder: Path) -> list[str]:
@@ -50,21 +55,24 @@ def names(folder: Path) -> list[str]:
 
 class TestVersions:
     def test_next_version_given_version_and_gaps(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "models" / "m")
-        assert directory.versions() == []
-        assert publish(directory) == tmp_path / "models" / "m" / "1"
-        assert publish(directory, version=7).name == "7"
-        assert publish(directory).name == "8"
-        assert publish(directory, version=3).name == "3"
-        assert publish(directory, version=0).name == "0"
-        assert directory.versions() == [0, 1, 3, 7, 8]
+        path = tmp_path / "models" / "m"
+        assert VersionDirectory(path).versions() == []
+        assert publish(path) == path / "1"
+        assert publish(path, version=7).name == "7"
+        assert publish(path).name == "8"
+        assert publish(path, version=3).name == "3"
+        assert publish(path, version=0).name == "0"
+        assert VersionDirectory(path).versions() == [0, 1, 3, 7, 8]
         assert names(tmp_path / "models") == ["m"]
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "m")
-        publish(directory, "first", 2)
-        with pytest.raises(FileExistsError, match="2 is there already: a version is never overwritten"):
-            publish(directory, "second", 2)
+        directory = VersionDirectory(tmp_path / "m", version=2)
+        with directory.unfinished() as unfinished:
+            publish(tmp_path / "m", "first", version=2)
+            with pytest.raises(FileExistsError, match="2 is there already: a version is never overwritten"):
+                directory.publish(written(unfinished, "second"))
+        with pytest.raises(FileExistsError, match="2 is there already"):
+            VersionDirectory(tmp_path / "m", version=2)
         assert (tmp_path / "m" / "2" / "saved_model.pb").read_text() == "first"
         assert names(tmp_path) == ["m"]
 
@@ -80,13 +88,12 @@ class TestVersions:
                 kr.export(model, tmp_path / "m", version=version)  # type: ignore[arg-type]
 
     def test_how_many_are_kept(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "m")
-        for _ in range(12):
-            publish(directory)
-        directory.keep(20)
-        assert len(directory.versions()) == 12
-        directory.keep(3)
-        assert directory.versions() == [10, 11, 12]
+        for _ in range(11):
+            publish(tmp_path / "m")
+        publish(tmp_path / "m", keep=20)
+        assert len(VersionDirectory(tmp_path / "m").versions()) == 12
+        publish(tmp_path / "m", keep=3)
+        assert VersionDirectory(tmp_path / "m").versions() == [11, 12, 13]
         assert names(tmp_path) == ["m"]
 
     def test_an_export_keeps_what_is_asked_for(self, tmp_path: Path) -> None:
@@ -100,18 +107,16 @@ class TestVersions:
     def test_one_export_overtakes_another(self, tmp_path: Path) -> None:
         directory = VersionDirectory(tmp_path / "m")
         with directory.unfinished() as unfinished:
-            (unfinished / "model").mkdir()
-            (unfinished / "model" / "saved_model.pb").write_text("slow")
-            assert publish(directory, "fast").name == "1"
-            assert directory.publish(unfinished / "model").name == "2"
+            slow = written(unfinished, "slow")
+            assert publish(tmp_path / "m", "fast").name == "1"
+            assert directory.publish(slow).name == "2"
         assert [(tmp_path / "m" / name / "saved_model.pb").read_text() for name in ("1", "2")] == ["fast", "slow"]
 
     def test_many_at_once(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "m")
         published: list[str] = []
 
         def work(number: int) -> None:
-            published.extend(publish(directory, f"{number} {k}").name for k in range(10))
+            published.extend(publish(tmp_path / "m", f"{number} {k}").name for k in range(10))
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
         for thread in threads:
@@ -135,7 +140,6 @@ class TestVersions:
 
 class TestLeftovers:
     def test_of_a_dead_process_are_removed_and_of_a_living_one_are_not(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "m")
         dead = tmp_path / ".m.dead"
         (dead / "model").mkdir(parents=True)
         (dead / "lock").touch()
@@ -143,19 +147,18 @@ class TestLeftovers:
         for other in others:
             other.mkdir()
         (others[1] / "lock").touch()
-        with directory.unfinished() as living:
+        with VersionDirectory(tmp_path / "m").unfinished() as living:
             assert not dead.exists()
-            publish(directory)
+            publish(tmp_path / "m")
             assert living.is_dir()
         assert not living.exists()
         assert all(other.is_dir() for other in others)
 
     def test_names_with_special_letters(self, tmp_path: Path) -> None:
-        directory = VersionDirectory(tmp_path / "m[1]*?")
         dead = tmp_path / ".m[1]*?.dead"
         dead.mkdir()
         (dead / "lock").touch()
-        publish(directory)
+        publish(tmp_path / "m[1]*?")
         assert names(tmp_path) == ["m[1]*?"]
 
 
