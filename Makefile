@@ -40,13 +40,13 @@ PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
-# The core: layers, models, optimizers, export, schemas and reading. Not what hardly depends on TensorFlow (parsing, counting,
-# downloads, plots, benchmarks, clients), nor what needs tensorflow-io, nor the command line, whose parts are tested here one
-# by one.
-NOT_CORE = tests/cli $(addprefix tests/test_,$(addsuffix .py,benchmarks examples plots rank_plan)) \
+# The core: layers, models, optimizers, saving, export, schemas. Not what hardly depends on the version of TensorFlow (parsing,
+# reading, counting, downloads, logs, plots, benchmarks, clients, which tables are read whole), nor what needs tensorflow-io,
+# nor the command line, whose parts are tested here one by one.
+NOT_CORE = tests/cli $(addprefix tests/test_,$(addsuffix .py,benchmarks callbacks dense_rows examples plots rank_plan)) \
 	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment onnx version_directory)) \
 	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
-	known_datasets libfm object_stores parquet schema_files synthetic))
+	known_datasets libfm object_stores parquet reading samples schema_columns schema_files synthetic))
 
 test-latest: $(LATEST_VENV)/.installed
 	$(LATEST_VENV)/bin/python $(PYTEST) $(addprefix --ignore ,$(NOT_CORE))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from keras_rafm._command import runs_as_command
 
 if TYPE_CHECKING or not runs_as_command():
-    from keras_rafm import callbacks, data, optimizers, plots, serving
+    from keras_rafm import callbacks, data, optimizers, plots, retrieval, serving
     from keras_rafm.data import count_features
     from keras_rafm.layer import RaFMLayer
     from keras_rafm.model import RaFMModel
@@ -22,6 +22,7 @@ __all__ = [
     "export",
     "optimizers",
     "plots",
+    "retrieval",
     "serving",
 ]
 __version__ = "0.1.0"
