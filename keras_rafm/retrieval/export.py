@@ -54,8 +54,8 @@ def export_retrieval(
     the model does not know contribute nothing. `k` is fixed and no input: TF Serving puts requests together into batches
     only where every input has a row per sample. A client that wants fewer items takes the first ones.
 
-    Memory for scores is 64 MiB however many items and contexts there are. On GPUs that multiply in TensorFloat-32, scores have
-    three digits unless the server turns it off (`NVIDIA_TF32_OVERRIDE=0`).
+    Memory for scores is 64 MiB however many items and contexts there are. On GPUs that multiply in TensorFloat-32, scores
+    have three digits unless the server turns it off (`NVIDIA_TF32_OVERRIDE=0`).
 
     Args:
         model: A functional model or built Sequential, whose output is the score of its only `RaFMLayer` or the sigmoid of
