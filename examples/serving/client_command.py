@@ -125,7 +125,7 @@ def answers_to(
         else:
             yield from ({"output": output} for output in client.regress(examples, signature))
         return
-    columns = columns_of(rows, own.inputs, may_lack=signature == "raw")
+    columns = columns_of(rows, own.inputs, may_lack=signature in ("raw", "retrieve_raw"))
     outputs = {name: _as_list(output) for name, output in client.predict(columns, signature).items()}
     for row in zip(*outputs.values(), strict=True):
         yield dict(zip(outputs, row, strict=True))

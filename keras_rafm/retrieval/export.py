@@ -76,7 +76,7 @@ def export_retrieval(
 
     Raises:
         TypeError: The model is neither functional nor a built Sequential, or an argument is of the wrong kind.
-        RuntimeError: The schema was not adapted.
+        RuntimeError: The schema was not adapted, or it is done inside `strategy.scope()`.
         FileExistsError: The version is there already.
         ValueError: The model's output is another one, there are no items, `item_ids` don't fit them, an option is out of
             range, the schema or its columns don't fit the model, or the directory is not a local one or holds something
@@ -195,8 +195,8 @@ class _Retrieval:
         encoded = self._columns({raw.name: own for raw, own in zip(self._columns.raw_columns, columns, strict=True)})
         return self._answer(encoded)
 
-    def _of_features(self, ids: tf.Tensor, values: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        return self._answer({"ids": ids} if values is None else {"ids": ids, "values": values})
+    def _of_features(self, *features: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._answer({named.spec.name: own for named, own in zip(self._inputs, features, strict=True)})
 
     def _answer(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         contexts = self._layer.occurrences(features)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import keyword
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,11 @@ from keras_rafm.idle_decay import settle
 from keras_rafm.input_checks import pair_inputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.serving.model_card import EXTRA, model_card, write_model_card
-from keras_rafm.serving.model_inputs import Fed
+from keras_rafm.serving.model_inputs import Fed, is_legal_name
 from keras_rafm.serving.served_layer import Precision
 from keras_rafm.serving.signatures import RawInputs, ServedModel, Signature, make_signatures
 from keras_rafm.serving.version_directory import VersionDirectory
 from keras_rafm.serving.warm_up import WarmUpRows, write_warm_up
-
-_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")  # TensorFlow renames any other input of a signature
 
 
 def export(
@@ -100,7 +96,8 @@ def export(
 
     Raises:
         TypeError: The model is neither functional nor a built Sequential.
-        RuntimeError: The schema was not adapted, or the model was not compiled and there is data for an evaluation.
+        RuntimeError: The schema was not adapted, the model was not compiled and there is data for an evaluation, or it is
+            done inside `strategy.scope()`.
         ImportError: There is to be a warm-up, and `tensorflow-serving-api` is not installed.
         FileExistsError: The version is there already.
         ValueError: There is no `RaFMLayer` in the model, the directory is not a local one or holds something else than
@@ -130,7 +127,6 @@ def export(
         (saved / EXTRA).mkdir()
         if schema is not None:
             (unfinished / "schema").rename(saved / EXTRA / "schema")
-        layers = [layer for layer in graph._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
         folder = saved / EXTRA / "schema" if schema is not None else None
         if warm_up is not None:
             if raw is None:
@@ -139,7 +135,17 @@ def export(
                 rows = WarmUpRows.of_columns(warm_up, raw, served.inputs)
             called = _warmed_up(chosen, warm_up_signatures)
             write_warm_up(saved, directory.path.name, rows, called, warm_up_batch_sizes)
-        card = model_card(directory.path.name, layers, served.num_levels, chosen, functions, stored, metrics, folder, saved)
+        card = model_card(
+            directory.path.name,
+            served.rafm_layers,
+            served.num_levels,
+            chosen,
+            functions,
+            stored,
+            metrics,
+            folder,
+            saved,
+        )
         write_model_card(saved, card)
         return directory.publish(saved)
 
@@ -147,16 +153,18 @@ def export(
 def illegal_input_names(schema: Schema) -> list[str]:
     """The columns whose names the signature `raw` can't have."""
     names = [column.name for column in schema.raw_columns(training=False)]
-    # A function of TensorFlow's is called with them as keywords.
-    return [n for n in names if not _INPUT_NAME.fullmatch(n) or keyword.iskeyword(n) or n == "self"]
+    return [name for name in names if not is_legal_name(name)]
 
 
 def functional_graph(model: Any) -> keras.Model:
     """A model whose graph can be walked.
 
     Raises:
+        RuntimeError: It is done inside the scope of a distribution strategy.
         TypeError: It is neither functional nor a built Sequential.
     """
+    if tf.distribute.has_strategy():
+        raise RuntimeError("export a model outside of `strategy.scope()`: what is exported has no replicas")
     if isinstance(model, keras.Sequential) and model.built:
         return keras.Model(model.inputs, model.outputs)
     if isinstance(model, keras.Model) and hasattr(model, "operations"):  # a subclassed model has none
@@ -287,7 +295,15 @@ def _fed(inputs: Any, graph: keras.Model) -> Fed:
             f"inputs must be those of the model: {[tensor.name for tensor in graph.inputs]}. "
             f"Received: {keras.tree.map_structure(type, inputs)}"
         )
-    return {id(tensor): tf.cast(given, tensor.dtype) for given, tensor in pairs}
+    fed = {}
+    for given, tensor in pairs:
+        own = tf.cast(given, tensor.dtype)
+        if own.shape.rank == 1 and len(tensor.shape) == 2:  # which Keras takes for a column
+            own = own[:, tf.newaxis]
+        if not own.shape.is_compatible_with(tensor.shape):
+            raise ValueError(f"'{tensor.name}' must be of shape {tuple(tensor.shape)}. Received: {tuple(own.shape)}")
+        fed[id(tensor)] = own
+    return fed
 
 
 def _losses(model: keras.Model, graph: keras.Model, served: ServedModel, evaluation: tuple[Any, Any]) -> dict[str, Any]:
@@ -295,12 +311,19 @@ def _losses(model: keras.Model, graph: keras.Model, served: ServedModel, evaluat
     if not model.compiled or model.loss is None:
         raise RuntimeError("the model must be compiled with a loss for an evaluation")
     inputs, labels = evaluation
+    fed = _fed(inputs, graph)
+    # To a dataset a list is one tensor.
+    several = isinstance(labels, list) and len(graph.outputs) > 1
+    slices = (tuple(fed[id(tensor)] for tensor in graph.inputs), tuple(labels) if several else labels)
     losses = {"trained": keras.metrics.Mean(), "exported": keras.metrics.Mean()}
     num_samples = 0
-    for x, y in tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(4096):
+    for values, own in tf.data.Dataset.from_tensor_slices(slices).batch(4096):
+        y = list(own) if several else own
         size = int(tf.shape(tf.nest.flatten(y)[0])[0])
-        outputs = keras.tree.pack_sequence_as(graph.output, served.raw_outputs(_fed(x, graph)))
-        for name, predicted in (("trained", graph(x, training=False)), ("exported", outputs)):
+        of_tensors = {id(tensor): value for tensor, value in zip(graph.inputs, values, strict=True)}
+        exported = keras.tree.pack_sequence_as(graph.output, served.raw_outputs(of_tensors))
+        trained = graph(keras.tree.pack_sequence_as(graph.input, list(values)), training=False)
+        for name, predicted in (("trained", trained), ("exported", exported)):
             regularisation = sum(model.losses, start=tf.constant(0.0))
             loss = model.compute_loss(y=y, y_pred=predicted, training=False) - regularisation
             losses[name].update_state(loss, sample_weight=size)

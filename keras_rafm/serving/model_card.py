@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -93,7 +94,8 @@ def model_card(
         "layers": [_of_layer(layer, min(num_levels, layer.num_levels)) for layer in layers],
         "precision": dict(precision),
         "bytes": {"variables": variables, "total": sum(files.values())},
-        "metrics": {key: float(value) for key, value in (metrics or {}).items()},
+        # JSON has no other numbers.
+        "metrics": {key: float(value) if math.isfinite(value) else None for key, value in (metrics or {}).items()},
         "schema": None if schema_folder is None else {"digest": schema_digest(schema_folder)},
         "signatures": {
             own.name: {
@@ -167,7 +169,8 @@ def _as_markdown(card: Mapping[str, Any]) -> str:
         lines.append(f"The schema of the raw columns has the digest {card['schema']['digest']}.")
     if card["metrics"]:
         lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.6g} |" for name, value in card["metrics"].items()]
+        shown = {name: "not finite" if value is None else f"{value:.6g}" for name, value in card["metrics"].items()}
+        lines += [f"| {name} | {value} |" for name, value in shown.items()]
     lines += ["", "## Signatures"]
     for name, signature in card["signatures"].items():
         lines += [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ Request = Mapping[str, tf.Tensor]
 #: Value of each model input, by the `id` of its `keras.KerasTensor`.
 Fed = dict[int, Any]
 
+# TensorFlow renames any other input of a signature.
+_LEGAL_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _EXAMPLE_DTYPES = {"string": tf.string, "float": tf.float32, "int": tf.int64}
 
 
@@ -104,17 +108,23 @@ class _Ids:
         return rows, {name: tf.RaggedTensor.from_tensor(own, lengths=lengths) for name, own in values.items()}
 
 
+def is_legal_name(name: str) -> bool:
+    """Whether an input of a signature can have it: a function of TensorFlow's is called with it as a keyword."""
+    return _LEGAL_NAME.fullmatch(name) is not None and not keyword.iskeyword(name) and name != "self"
+
+
 class ModelInputs:
     """The inputs of a functional model, and the forms of requests that they are made from.
 
-    Ids are named `ids` and their values `values` where all `RaFMLayer`s share them; otherwise they are named as the inputs
-    of the model, as are all other inputs.
+    Ids are named `ids` and their values `values` where all `RaFMLayer`s share them and no other input has such a name;
+    otherwise they are named as the inputs of the model, as are all other inputs.
 
     Args:
         model: A functional model with a `RaFMLayer`.
 
     Raises:
-        ValueError: There is none, or an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`.
+        ValueError: There is none, an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`, or the names of
+            inputs are not such as a signature can have.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -134,11 +144,25 @@ class ModelInputs:
                     )
             self._others["values" if shared and id(tensor) in names_of_values else tensor.name] = tensor
         self._order = [id(tensor) for tensor in model.inputs]
+        names = [own.spec.name for own in self.flat()]
+        wrong = [name for name in names if not is_legal_name(name)]
+        names = [own.spec.name for own in self.padded()]
+        wrong += [name for name in dict.fromkeys(names) if not is_legal_name(name) or names.count(name) > 1]
+        if wrong:
+            raise ValueError(
+                f"inputs of an exported model must have names of letters, digits and underscores, a letter first, other "
+                f"than 'self' and Python's keywords, and no name twice. Received: {list(dict.fromkeys(wrong))}"
+            )
 
     @property
     def why_not_flat(self) -> str | None:
         """Why ids can't be given as one flat list for all samples; `None` if they can."""
-        return None if self._groups else "the ids of its RaFMLayers are computed in the graph"
+        if not self._groups:
+            return "the ids of its RaFMLayers are computed in the graph"
+        names = [name for group in self._groups for name in group.values]
+        if len(set(names)) < len(names):
+            return "inputs of ids share one of values"
+        return None
 
     @property
     def why_not_in_examples(self) -> str | None:
@@ -152,7 +176,7 @@ class ModelInputs:
 
     def padded(self) -> list[NamedSpec]:
         """Requests of dense tensors."""
-        entries = {}
+        entries: dict[int, list[NamedSpec]] = {}
         for group in self._groups:
             shape = [None, group.width]
             entries[id(group.tensor)] = [
@@ -163,13 +187,19 @@ class ModelInputs:
             ]
             for name, tensor in group.values.items():
                 spec = NamedSpec(tf.TensorSpec(shape, group.values_dtype(name), name), f"value of each of `{group.name}`")
-                entries.setdefault(id(group.tensor if tensor is None else tensor), []).append(spec)
+                if tensor is None:
+                    entries[id(group.tensor)].append(spec)
+                else:
+                    entries[id(tensor)] = [spec]
         for name, tensor in self._others.items():
             entries[id(tensor)] = [_other(name, tensor)]
         return [spec for key in self._order for spec in entries[key]]
 
     def from_padded(self, request: Request) -> Fed:
         """The inputs of the model from `padded` ones."""
+        # Values have to be as their ids are, which is checked where they meet.
+        names = [*(group.name for group in self._groups), *self._others]
+        request = _with_equal_rows(request, {name: tf.shape(request[name])[0] for name in names})
         fed = {id(tensor): request[name] for name, tensor in self._others.items()}
         for group in self._groups:
             fed.update(group.fed(request[group.name], {name: request[name] for name in group.values}))
@@ -213,7 +243,10 @@ class ModelInputs:
 
     def from_flat(self, request: Request) -> Fed:
         """The inputs of the model from `flat` ones."""
-        rows = {}
+        rows: dict[str, tf.RaggedTensor] = {}
+        numbers = {group.row_splits: tf.size(request[group.row_splits]) - 1 for group in self._groups}
+        numbers.update({name: tf.shape(request[name])[0] for name in self._others})
+        request = _with_equal_rows(request, numbers)
         for group in self._groups:
             names = [group.name, *group.values]
             splits = _checked_splits(request[group.row_splits], [request[name] for name in names], group.row_splits, names)
@@ -288,7 +321,10 @@ class ModelInputs:
     def _ids_of_layers(self, model: keras.Model) -> list[_Ids]:
         tensors = {id(call.ids): call.ids for call in self.calls if call.ids is not None}
         values = {id(call.values) for call in self.calls if call.values is not None}
+        taken = {tensor.name for tensor in model.inputs if id(tensor) not in {*tensors, *values}}
         shared = len(tensors) == 1 and len(values) <= 1 and all(call.ids is not None for call in self.calls)
+        shared = shared and not taken & {"ids", "values", "row_splits"}
+        computed = {id(call.ids) for call in self.calls if call.has_values and call.values is None}
         others = [node for node in nodes_above(model.outputs) if not isinstance(node.operation, RaFMLayer)]
         elsewhere = {id(tensor) for node in others for tensor in node.input_tensors}
         elsewhere.update(id(output) for output in model.outputs)
@@ -301,7 +337,9 @@ class ModelInputs:
             for call in self.calls:
                 if call.values is not None and call.ids is tensor:
                     group.values["values" if shared else call.values.name] = call.values
-            group.is_direct = not elsewhere & {key, *(id(own) for own in group.values.values())}
+            read = {key, *(id(own) for own in group.values.values() if own is not None)}
+            # Values that are computed from a dense input are dense, and the ids must be like them.
+            group.is_direct = not elsewhere & read and (group.is_sparse or key not in computed)
             groups.append(group)
         return groups
 
@@ -316,14 +354,39 @@ def calls_of(model: keras.Model) -> list[LayerCall]:
     calls = []
     for node in nodes_above(model.outputs):
         if isinstance(node.operation, RaFMLayer):
-            given = node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"]
-            ids, values = (given["ids"], given.get("values")) if isinstance(given, Mapping) else (given, None)
-            has_values = values is not None or bool(getattr(ids, "sparse", False))
+            ids, values, has_values = _given(node)
             own_ids, own_values = (tensor if id(tensor) in inputs else None for tensor in (ids, values))
             calls.append(LayerCall(node.operation, own_ids, own_values, has_values))
     if not calls:
         raise ValueError(f"{model.name} has no RaFMLayer among its layers")
     return calls
+
+
+def takes_values(layer: RaFMLayer) -> bool:
+    """Whether a layer is anywhere called with values. If it is part of no graph, it may be."""
+    nodes = layer._inbound_nodes
+    return not nodes or any(_given(node)[2] for node in nodes)
+
+
+def _given(node: Any) -> tuple[Any, Any, bool]:
+    """Ids, values and whether there are some, of a call of a `RaFMLayer`."""
+    given = node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"]
+    ids, values = (given["ids"], given.get("values")) if isinstance(given, Mapping) else (given, None)
+    return ids, values, values is not None or bool(getattr(ids, "sparse", False))
+
+
+def _with_equal_rows(request: Request, numbers: Mapping[str, tf.Tensor]) -> Request:
+    """The request, of whose parts each has as many samples: anything else might be broadcast."""
+    if len(numbers) < 2:
+        return request
+    together = tf.stack(list(numbers.values()))
+    checked = require(
+        tf.reduce_all(tf.equal(together, together[0])),
+        f"{', '.join(f'`{name}`' for name in numbers)} must be of equally many samples. Received",
+        lambda: together,
+    )
+    with tf.control_dependencies(checked):
+        return {name: tf.identity(tensor) for name, tensor in request.items()}
 
 
 def _other(name: str, tensor: Any) -> NamedSpec:

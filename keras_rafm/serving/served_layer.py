@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,7 +87,16 @@ class ServedLayer(tf.Module):
         self.bias = _variable(np.asarray(layer.bias()), self._dtype, "bias")
 
     def occurrences(self, inputs: Any) -> _Occurrences:
-        """Ids and values of a batch, of any kind that the layer takes."""
+        """Ids and values of a batch, of any kind that the layer takes.
+
+        Raises:
+            ValueError: There are values, and it is not called with any.
+        """
+        has_values = isinstance(inputs, tf.SparseTensor) or (
+            isinstance(inputs, Mapping) and inputs.get("values") is not None
+        )
+        if has_values and not self._has_values:
+            raise ValueError(f"{self.name} is made for ids without values. Received: values")
         if isinstance(inputs, tf.SparseTensor):
             samples, ids = inputs.indices[:, 0], inputs.indices[:, 1]
             return _FlatOccurrences(self, ids, tf.cast(inputs.values, self._dtype), samples, inputs.dense_shape[0])
@@ -174,7 +184,8 @@ class _Table(tf.Module):
             self.scales = _variable(steps * scale, dtype, f"{name}_scales")
             stored = codes * steps[:, np.newaxis]
         else:
-            stored = np.asarray(tf.cast(tf.constant(factors * scale), tf.bfloat16 if precision == "bfloat16" else dtype))
+            scaled = tf.constant(factors.astype(dtype.as_numpy_dtype) * scale, dtype)
+            stored = np.asarray(tf.cast(scaled, tf.bfloat16 if precision == "bfloat16" else dtype))
             self.values = _variable(stored, tf.as_dtype(stored.dtype), name)
             stored = stored.astype(np.float64) / scale
         #: `½|v|²` of each row as it is stored.

@@ -17,7 +17,7 @@ from keras_rafm.downstream import node_of, run_graph
 from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.scopes import serving
-from keras_rafm.serving.model_inputs import Fed, ModelInputs, NamedSpec
+from keras_rafm.serving.model_inputs import Fed, ModelInputs, NamedSpec, takes_values
 from keras_rafm.serving.served_layer import Precision, ServedLayer
 
 #: All signatures that an exported model may have.
@@ -62,21 +62,20 @@ class ServedModel:
         self, model: keras.Model, compiled: keras.Model, level: int | None = None, precision: Precision = "trained"
     ) -> None:
         self.inputs = ModelInputs(model)
-        layers = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
-        most = max(layer.num_levels for layer in layers)
+        #: All, those in nested models too.
+        self.rafm_layers = [own for own in model._flatten_layers(include_self=False) if isinstance(own, RaFMLayer)]
+        most = max(layer.num_levels for layer in self.rafm_layers)
         if level is not None and not 1 <= level <= most:
             raise ValueError(f"`level` must be in 1 … {most}. Received: level={level}")
         self.num_levels = most if level is None else level
-        calls = {id(call.layer): call for call in self.inputs.calls}
         self.layers = {
             id(layer): ServedLayer(
                 layer,
                 min(self.num_levels, layer.num_levels),
                 precision,
-                # One in a nested model may be called in any way.
-                has_values=id(layer) not in calls or calls[id(layer)].has_values,
+                has_values=takes_values(layer),
             )
-            for layer in layers
+            for layer in self.rafm_layers
         }
         self._model = model
         self._heads = _heads(model, compiled)
@@ -142,10 +141,12 @@ class ServedModel:
     def _run(self, fed: Fed, outputs: list[Any], level: int, remembered: dict[Any, Any]) -> list[tf.Tensor]:
         def score(layer: RaFMLayer, inputs: Any) -> tf.Tensor:
             served = self.layers[id(layer)]
-            ids = inputs["ids"] if isinstance(inputs, Mapping) else inputs
-            # With the ids themselves, so that no others get their identity.
-            batch, _ = remembered.setdefault((id(layer), id(ids)), (served.occurrences(inputs), ids))
-            (own,) = served.scores(batch, [min(level, served.num_levels)])
+            given = tuple(inputs.values()) if isinstance(inputs, Mapping) else (inputs,)
+            key = (id(layer), *map(id, given))
+            if key not in remembered:
+                # With what was given, so that nothing else gets its identity.
+                remembered[key] = (served.occurrences(inputs), given)
+            (own,) = served.scores(remembered[key][0], [min(level, served.num_levels)])
             return own
 
         with serving(score):
@@ -382,24 +383,26 @@ def _by_name(specs: Sequence[NamedSpec], tensors: Sequence[tf.Tensor]) -> dict[s
 def _heads(model: keras.Model, compiled: keras.Model) -> list[_Head]:
     """What an answer says of each output, given the compiled loss."""
     names = names_of_outputs(model)
+    suffixes = [f"_{name}" if names.count(name) == 1 else f"_{name}_{place}" for place, name in enumerate(names)]
     losses: list[OutputImitation | None] = [None] * len(names)
     if compiled.compiled and compiled.loss is not None:
         losses = imitations_of(compiled.loss, None, names)
     return [
         _Head(
-            f"_{name}" if len(names) > 1 else "",
+            suffix if len(names) > 1 else "",
             own is not None and own.is_cross_entropy,
             own is not None and own.is_cross_entropy and own.loss.from_logits,
         )
-        for name, own in zip(names, losses, strict=True)
+        for suffix, own in zip(suffixes, losses, strict=True)
     ]
 
 
 def _logit(probability: tf.Tensor) -> tf.Tensor:
-    # A probability of exactly 0 or 1 in float32 would make an infinite score.
-    limit = tf.constant(1e-7, probability.dtype)
-    clipped = tf.clip_by_value(probability, limit, 1 - limit)
-    return tf.math.log(clipped) - tf.math.log1p(-clipped)
+    # A probability of exactly 0 or 1 in float32 would make an infinite score; 16 bits have no number so near to 1.
+    wide = tf.cast(probability, tf.float32) if probability.dtype.size < 4 else probability
+    limit = tf.constant(1e-7, wide.dtype)
+    clipped = tf.clip_by_value(wide, limit, 1 - limit)
+    return tf.cast(tf.math.log(clipped) - tf.math.log1p(-clipped), probability.dtype)
 
 
 def _logit_of(output: keras.KerasTensor) -> keras.KerasTensor | None:

@@ -32,18 +32,24 @@ class VersionDirectory:
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: It is out of range, or the directory is not local, is a file, or holds something else than versions.
+        ValueError: It is out of range, or the directory is not local, is a file, is where a file system is mounted, or
+            holds something else than versions.
         FileExistsError: The version is there.
     """
 
     def __init__(self, path: str | os.PathLike[str], version: int | None = None, keep: int | None = None) -> None:
         if "://" in os.fspath(path):
             raise ValueError(f"`path` must be a local directory. Received: {os.fspath(path)}")
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.realpath(path))
         self._given = Path(path)
         self._version = integer_or_none(version, "version", at_least=0)
         self._keep = integer_or_none(keep, "keep", at_least=1)
         self._next()
+        if os.path.ismount(self.path):
+            raise ValueError(
+                f"{self._given} is where a file system is mounted, and nothing can be moved to there as a whole: `path` "
+                "must be a directory below"
+            )
 
     def versions(self) -> list[int]:
         """The versions that are there, ascending.
@@ -76,7 +82,7 @@ class VersionDirectory:
                 (folder / "new_lock").rename(folder / _LOCK)
                 yield folder
             finally:
-                shutil.rmtree(folder)
+                _remove(folder)
 
     def publish(self, model: Path) -> Path:
         """Move a whole model to where it is served from.
@@ -115,6 +121,10 @@ class VersionDirectory:
             return 1 + max(there, default=0)
         if self._version in there:
             raise FileExistsError(f"{self._given / str(self._version)} is there already: a version is never overwritten")
+        if self._keep is not None and sum(number > self._version for number in there) >= self._keep:
+            raise ValueError(
+                f"with `keep` of {self._keep}, version {self._version} would go at once: {there[-self._keep :]} are higher"
+            )
         return self._version
 
     def _remove(self, version: int) -> None:
@@ -123,9 +133,21 @@ class VersionDirectory:
 
     def _remove_leftovers(self) -> None:
         for folder in self.path.parent.glob(f".{_escaped(self.path.name)}.*"):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), _held(folder / _LOCK) as is_held:
+            # Another user's can't be removed.
+            nothing_to_do = contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError)
+            with nothing_to_do, _held(folder / _LOCK) as is_held:
                 if is_held:
-                    shutil.rmtree(folder)
+                    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, the lock last: whoever is killed in between leaves one that others find."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    shutil.rmtree(folder)
 
 
 def _escaped(name: str) -> str:

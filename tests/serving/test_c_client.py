@@ -126,7 +126,7 @@ def test_no_samples(program: Path, tmp_path: Path) -> None:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("text", ["0 x\n", "0:\n", "1.5\n", "0:one\n", "99999999999999999999\n"])
+    @pytest.mark.parametrize("text", ["0 x\n", "0:\n", "0: 5\n", "1.5\n", "0:one\n", "99999999999999999999\n"])
     def test_input(self, program: Path, tmp_path: Path, text: str) -> None:
         done = run(program, kr.export(model(True), tmp_path / "m"), text="0 1\n" + text)
         assert done.returncode == 2

@@ -50,7 +50,7 @@ def dtype_of(number: int) -> Any:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """By the precision of factors; with `deep` a model whose ids go elsewhere too."""
+    """By the precision of factors; `deep` is a model whose ids go elsewhere too."""
     folder = tmp_path_factory.mktemp("served")
     adapted = models.schema()
     made = models.raw_model(adapted)
@@ -59,6 +59,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
         for precision in ("trained", "int8", "bfloat16")
     }
     paths["deep"] = kr.export(models.deep_model(), folder / "deep")
+    paths["without schema"] = kr.export(made, folder / "without schema", signatures=["examples", "classify", "regress"])
     started = {name: Server(path) for name, path in paths.items()}
     yield started
     for server in started.values():
@@ -101,13 +102,6 @@ class TestIds:
         flat = server("ragged", ids=ids[0], values=[1, 2, np.nan, np.inf, -np.inf], row_splits=[0, 5])
         np.testing.assert_allclose(flat["score"], known["score"], rtol=1e-6, atol=1e-6)
         assert_alive(server)
-
-    def test_in_examples(self, servers: dict[str, Server], kind: str) -> None:
-        del kind
-        ids = [[0, LIMITS.min, LIMITS.max], [-1, 4, 2**40], [1, 2, 3]]
-        server = servers["deep"]
-        texts = [models.example_of_ids(own, [0.5, 1.0]) for own in ids[2:]]
-        assert answer_of_deep(server, texts).shape == (1, 1)
 
     def test_nothing_at_all(self, servers: dict[str, Server], kind: str) -> None:
         server = servers[kind]
@@ -175,6 +169,13 @@ class TestIds:
             assert answer is None
 
 
+def example(ids: list[int], values: list[float]) -> bytes:
+    made = tf.train.Example()
+    made.features.feature["ids"].int64_list.value.extend(ids)
+    made.features.feature["values"].float_list.value.extend(values)
+    return made.SerializeToString()
+
+
 def answer_of_deep(server: Server, texts: list[bytes]) -> np.ndarray:
     return server("examples", examples=np.array(texts, object))["probability"]
 
@@ -219,6 +220,25 @@ class TestExamples:
         assert found is not None
         assert np.isfinite(empty["score"]).all()
         assert np.isfinite(found["score"]).all()
+
+    def test_huge_and_negative_ids(self, servers: dict[str, Server]) -> None:
+        """With values that are no numbers: as if they were not there."""
+        known = {"ids": [0, 3], "values": [1.0, 2.0]}
+        strange = [LIMITS.min, LIMITS.max, 2**31, -(2**31) - 1, -1, 10**6, 2**40]
+        hostile = {"ids": [*strange, 0, 3], "values": [*[float("nan"), float("inf"), 1e38] * 2, 7.0, 1.0, 2.0]}
+        for name, key in (("examples", "examples"), ("classify", "inputs"), ("regress", "inputs")):
+            texts = np.array([example(**known), example(**hostile), example([], [])], object)
+            answer = servers["without schema"](name, **{key: texts})
+            for own in answer.values():
+                if own.dtype != object:
+                    np.testing.assert_allclose(own[1], own[0], rtol=1e-6)
+                    assert own[2, 0] != own[0, 0] or own.dtype == np.int64
+
+    @pytest.mark.parametrize("number", [0, 1, 3])
+    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], number: int) -> None:
+        texts = np.array([example([0, 3], [1.0, 2.0]), example([0, 3], [1.0] * number)], object)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"must have equally many numbers.*\[1\]"):
+            servers["without schema"]("examples", examples=texts)
 
     def test_ids_and_numbers_that_do_not_fit_the_model(self, servers: dict[str, Server]) -> None:
         server = servers["deep"]

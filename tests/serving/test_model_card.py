@@ -50,6 +50,13 @@ def test_what_it_says(tmp_path: Path) -> None:
     assert sum(sizes) < card["bytes"]["total"] <= sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
+    path = kr.export(models.small_model(), tmp_path / "m", metrics={"auc": float("nan"), "loss": float("inf"), "rmse": 1})
+    assert load_model_card(path)["metrics"] == {"auc": None, "loss": None, "rmse": 1.0}
+    assert "NaN" not in (path / "assets.extra" / "model_card.json").read_text(encoding="utf-8")
+    assert "| auc | not finite |" in (path / "assets.extra" / "model_card.md").read_text(encoding="utf-8")
+
+
 def test_signatures_are_documented_as_they_are(tmp_path: Path) -> None:
     adapted = models.schema()
     path = kr.export(models.raw_model(adapted), tmp_path / "m", adapted)

@@ -1,13 +1,17 @@
 """Model directories hold whole versions and nothing else, whoever kills or overtakes whom."""
 
+import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import models
 import numpy as np
@@ -104,6 +108,32 @@ class TestVersions:
         with pytest.raises(ValueError, match="`keep`"):
             kr.export(model, tmp_path / "m", keep=0)
 
+    def test_a_version_that_would_go_at_once_is_refused(self, tmp_path: Path) -> None:
+        for version in (5, 6):
+            publish(tmp_path / "m", version=version)
+        with pytest.raises(ValueError, match=r"with `keep` of 2, version 1 would go at once: \[5, 6\] are higher"):
+            VersionDirectory(tmp_path / "m", version=1, keep=2)
+        publish(tmp_path / "m", version=1, keep=3)
+        assert VersionDirectory(tmp_path / "m").versions() == [1, 5, 6]
+
+    def test_link_to_another_file_system(self, tmp_path: Path) -> None:
+        shared_memory = Path("/dev/shm")
+        if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is no second file system in /dev/shm")
+        with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
+            (Path(folder) / "m").mkdir()
+            (tmp_path / "link").symlink_to(Path(folder) / "m")
+            assert publish(tmp_path / "link") == tmp_path / "link" / "1"
+            assert names(Path(folder)) == ["m"]
+            assert names(Path(folder) / "m") == ["1"]
+
+    def test_mounted_file_system(self) -> None:
+        mounted = next((path for path in map(Path, ("/dev/shm", "/proc", "/sys")) if path.is_mount()), None)
+        if mounted is None:
+            pytest.skip("there is no mounted file system to try")
+        with pytest.raises(ValueError, match=r"is where a file system is mounted|must hold nothing but integer versions"):
+            VersionDirectory(mounted)
+
     def test_one_export_overtakes_another(self, tmp_path: Path) -> None:
         directory = VersionDirectory(tmp_path / "m")
         with directory.unfinished() as unfinished:
@@ -153,6 +183,37 @@ class TestLeftovers:
             assert living.is_dir()
         assert not living.exists()
         assert all(other.is_dir() for other in others)
+
+    def test_that_another_user_may_not_touch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        other = tmp_path / ".m.other"
+        other.mkdir()
+        (other / "lock").touch()
+        opened = os.open
+
+        def refused(path: Any, *arguments: Any, **options: Any) -> int:
+            if Path(path).parent == other:
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", refused)
+        assert publish(tmp_path / "m").name == "1"
+        assert other.is_dir()
+
+    def test_of_one_that_was_killed_while_it_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lock goes last, so that the rest is found."""
+
+        def killed(path: Any) -> None:
+            if Path(path).name == "model":
+                (Path(path) / "saved_model.pb").unlink()
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt), VersionDirectory(tmp_path / "m").unfinished() as unfinished:
+            written(unfinished, "half")
+            monkeypatch.setattr(shutil, "rmtree", killed)
+        monkeypatch.undo()
+        assert names(unfinished) == ["lock", "model"]
+        publish(tmp_path / "m")
+        assert names(tmp_path) == ["m"]
 
     def test_names_with_special_letters(self, tmp_path: Path) -> None:
         dead = tmp_path / ".m[1]*?.dead"

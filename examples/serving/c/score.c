@@ -184,7 +184,7 @@ static Samples read_samples(FILE *file) {
       if (is_number && *end == ':') {
         at = end + 1;
         value = strtof(at, &end);
-        is_number = end != at;
+        is_number = end != at && strchr(" \t\r\n", *at) == NULL; /* blanks in front are skipped otherwise */
         samples.has_values = 1;
       }
       if (!is_number || strchr(" \t\r\n", *end) == NULL)
