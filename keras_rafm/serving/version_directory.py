@@ -2,7 +2,7 @@
 
 A version is written beside the model directory under a name that starts with a dot, and then renamed; one that goes is
 renamed before it is deleted. So whoever looks, or if the process is killed at any moment, nothing half is ever in the model
-directory. What a killed process left beside it, the next export removes.
+directory. What a killed process left beside it, the next export removes, but for a folder that is still empty.
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ def test_signals_that_are_ignored_stay_so(trained, data, monkeypatch):
 
 
 def test_a_process_that_is_terminated(trained, data, tmp_path):
-    words = ("--data", data / "train.csv", "--batch-size", 1, "--output", tmp_path / "p.csv")
+    header, *rows = (data / "train.csv").read_text().splitlines(keepends=True)
+    many = tmp_path / "many.csv"
+    many.write_text("".join([header, *rows * 50]))  # so that it is still busy when the signal comes
+    words = ("--data", many, "--batch-size", 1, "--output", tmp_path / "p.csv")
     process = process_of("predict", trained[0], *words)
     end = time.monotonic() + 100
     while not (tmp_path / ".p.csv.unfinished").exists() and process.poll() is None and time.monotonic() < end:
@@ -65,4 +68,4 @@ def test_a_process_that_is_terminated(trained, data, tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     result = ended(process)
     assert (result.code, result.lines()) == (143, ["ended by SIGTERM"])
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [many]

@@ -255,7 +255,10 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert left_behind > 50
     assert len(seen) > 10
     kr.export(models.small_model(), path, signatures=[], keep=1)
-    assert names(path.parent) == ["m"]
+    # What can be left is a folder without anything in it, of a process that was killed before it could lock it.
+    others = [own for own in path.parent.iterdir() if own != path]
+    assert all(set(names(own)) <= {"new_lock"} for own in others)
+    assert names(path) == [str(max(map(int, names(path))))]
 
 
 def replies(path: Path) -> np.ndarray:
