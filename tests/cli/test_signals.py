@@ -10,6 +10,14 @@ from cli_runs import COLUMNS, MODEL, command, ended, process_of
 from keras_rafm.cli import commands
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """Under nohup, SIGHUP would be ignored here too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def raising(number):
     """A bar in which the signal comes while the second batch is looked at."""
 
