@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -33,13 +34,27 @@ def tables_in_memory(vocabulary: npt.NDArray[Any], name: str) -> tf.lookup.KeyVa
 def tables_from_files(folder: Path, columns: Mapping[str, Column]) -> TableFiller:
     """Vocabularies as files of a saved schema, which a SavedModel keeps beside its graph."""
     files = {name: folder / vocabulary_file(number) for number, name in enumerate(columns)}
-    whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
 
     def fill(vocabulary: npt.NDArray[Any], name: str) -> tf.lookup.TextFileInitializer:
-        dtype = tf.string if vocabulary.dtype == object else tf.int64
-        return tf.lookup.TextFileInitializer(str(files[name]), dtype, whole_line, tf.int64, line_number)
+        return _VocabularyFile(files[name], tf.string if vocabulary.dtype == object else tf.int64)
 
     return fill
+
+
+class _VocabularyFile(tf.lookup.TextFileInitializer):
+    """A file whose path does not become part of the graph."""
+
+    def __init__(self, path: Path, dtype: tf.DType) -> None:
+        # Tables of one name are one table. TensorFlow's own name has the path, which nobody is to find in a SavedModel.
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._name_of_table = f"vocabulary_{dtype.name}_{digest}"
+        whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        super().__init__(str(path), dtype, whole_line, tf.int64, line_number)
+
+    @property
+    def _shared_name(self) -> str:
+        return self._name_of_table
 
 
 class Encoder(tf.Module):

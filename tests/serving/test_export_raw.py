@@ -185,6 +185,31 @@ def test_predictions_from_every_format(tmp_path: Path, lists: bool) -> None:
     assert set(tf.saved_model.load(moved).signatures) == signatures
 
 
+def test_no_path_of_this_machine_is_exported(tmp_path: Path) -> None:
+    """Of none of the files that it is made from, nor of the place that it was written to."""
+    folder = tmp_path / "a place of its own"
+    folder.mkdir()
+    adapted = schema(lists=True)
+    adapted.adapt(in_python({**ROWS, **LISTS}))
+    path = kr.export(rafm_model(adapted), folder / "m", schema=adapted)
+    here = [str(own).encode() for own in (tmp_path, Path(__file__).parent, Path(kr.__file__).parent)]
+    for file in path.rglob("*"):
+        assert not file.is_file() or not any(own in file.read_bytes() for own in here), file
+
+
+def test_vocabularies_of_models_in_one_process(tmp_path: Path) -> None:
+    """Tables of one name are one table: those of other columns and of other models must have other names."""
+    served = []
+    for number, values in enumerate((["1", "2"], ["2", "1"])):
+        adapted = Schema({"text": Schema.string_categorical(), "number": Schema.integer_categorical()})
+        adapted.adapt({"text": [*values, values[0]], "number": [int(value) for value in [*values, values[0]]]})
+        made = rafm_model(adapted)
+        expected = made(adapted({"text": ["1", "2"], "number": [2, 1]}))
+        served.append((raw_of(kr.export(made, tmp_path / str(number), schema=adapted)), expected))
+    for (_, serve), expected in served:
+        assert_scores(serve(text=tf.constant(["1", "2"]), number=tf.constant([2, 1], tf.int64)), expected)
+
+
 def raw_of(path: Path) -> Any:
     """The signature, and its model, which has to outlive it."""
     loaded = tf.saved_model.load(path)
