@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # an import of a module that is None fails
-    sys.modules["keras"] = sys.modules["keras_rafm"] = None  # type: ignore[assignment]
+    sys.modules.update(dict.fromkeys(("keras", "keras_rafm")))
 
 import grpc
 import served_models

@@ -151,7 +151,7 @@ class TestLevel:
 
 def test_precisions_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`precision`.*float16"):
-        kr.export(models.small_model(), tmp_path / "m", precision="float16")  # type: ignore[arg-type]
+        kr.export(models.small_model(), tmp_path / "m", precision="float16")
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def test_where_neither_keras_nor_this_package_is(written: Written) -> None:
 
 
 def test_saved_model_cli(written: Written) -> None:
-    path = written.exported["raw"].path
+    _, adapted, path = written.exported["raw"]
+    assert adapted is not None
     tool = Path(sys.executable).with_name("saved_model_cli")
 
     def run(*arguments: str) -> str:
@@ -137,7 +138,7 @@ def test_saved_model_cli(written: Written) -> None:
         assert f"inputs['{name}'] tensor_info:\n      dtype: {dtype}\n      shape: {shape}" in shown
     assert "outputs['probability'] tensor_info:\n      dtype: DT_FLOAT\n      shape: (-1, 1)" in shown
 
-    request = dict(models.requests_of_columns(written.exported["raw"].schema))["serving_default"]  # type: ignore[arg-type]
+    request = dict(models.requests_of_columns(adapted))["serving_default"]
     inputs = ";".join(f"{name}={array.tolist()}" for name, array in request.items())
     folder = written.folder / "answers"
     run("run", *where, "--signature_def", "serving_default", "--input_exprs", inputs, "--outdir", str(folder))

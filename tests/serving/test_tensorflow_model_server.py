@@ -8,6 +8,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,8 +156,8 @@ def test_canary_and_rollback(deployed: Deployed, open_client: Connect, directori
         open_client("grpc", deployed.server.grpc, label=label) for label in ("stable", "canary", None)
     )
 
-    def answers(client: object, expected: np.ndarray) -> bool:
-        found = client.regress(rows)  # type: ignore[attr-defined]
+    def answers(client: Any, expected: np.ndarray) -> bool:
+        found = client.regress(rows)
         return bool(np.allclose(found, expected, rtol=0, atol=1e-6))
 
     first, second = directories.probabilities(1), directories.probabilities(2)
