@@ -309,7 +309,7 @@ class ModelInputs:
                 field = {tf.string: "bytes_list", tf.int64: "int64_list", tf.float32: "float_list"}[feature.dtype]
                 numbers = tf.reshape(tf.cast(own, feature.dtype), [-1]).numpy().tolist()
                 getattr(example.features.feature[name], field).value.extend(numbers)
-            examples.append(example.SerializeToString())
+            examples.append(example.SerializeToString(deterministic=True))
         return examples
 
     def _from_ragged(self, rows: Mapping[str, tf.RaggedTensor], others: Request) -> Fed:
