@@ -289,7 +289,8 @@ class ModelInputs:
                     functools.partial(_first_where_not, same),
                 )
                 with tf.control_dependencies(checked):
-                    values = tf.cast(parsed[name].flat_values, group.values_dtype(name))
+                    values = tf.identity(parsed[name].flat_values)  # a cast that changes nothing would be no op that waits
+                values = tf.cast(values, group.values_dtype(name))
                 rows[name] = ids.with_flat_values(values)
             rows[group.name] = ids.with_flat_values(_narrowed(ids.flat_values, group.dtype))
         others = {name: tf.cast(parsed[name], tensor.dtype) for name, tensor in self._others.items()}
