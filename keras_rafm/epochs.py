@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._batches import Orders, batch_size_of, endless_of, gathered_batches, num_batches
+from keras_rafm.data._batches import Orders, batch_size_of, endless_of, gathered_batches, num_batches, read_ahead
 from keras_rafm.data._checks import positive_int
 
 _DEFAULT_BATCH_SIZE = 32  # Keras'
@@ -155,7 +155,7 @@ def _of_arrays(reads: dict[str, Any], epochs: int) -> dict[str, Any]:
     endless = gathered_batches(packed, num_samples, batch_size, drop_remainder=False, orders=orders, epochs=epochs)
     return {
         **reads,
-        "x": endless.prefetch(tf.data.AUTOTUNE),
+        "x": read_ahead(endless),
         "steps_per_epoch": num_batches(num_samples, batch_size, drop_remainder=False),
         "y": None,
         "sample_weight": None,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_rafm.cli.progress import counted
 from keras_rafm.data import Schema
-from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu
+from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu, read_ahead
 from keras_rafm.data._files import is_gzip
 from keras_rafm.data.formats import FileFormat, OnError
 from keras_rafm.occurrences import PADDING_ID
@@ -59,8 +59,7 @@ class Encoded:
         orders = Orders(seed, first_epoch)
 
         def batches(epochs: int | None) -> tf.data.Dataset:
-            gathered = gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, orders, epochs)
-            return gathered.prefetch(tf.data.AUTOTUNE)
+            return read_ahead(gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, orders, epochs))
 
         return declare_batch_size(declare_endless(batches(None), batches), batch_size)
 
@@ -68,7 +67,7 @@ class Encoded:
         """Batches in the order of the files."""
         if self.arrays is None:
             return self.schema.dataset(self.files, batch_size, file_format=self.file_format, on_error=self.on_error)
-        return gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, None).prefetch(tf.data.AUTOTUNE)
+        return read_ahead(gathered_batches(self.arrays, self.num_rows or 0, batch_size, False, None))
 
     def explain(self) -> None:
         """After reading ended in an error: say what is wrong where.

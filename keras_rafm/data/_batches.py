@@ -56,6 +56,15 @@ class Orders:
         return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), [self._seed, number])
 
 
+def read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same dataset, whose next elements are made while one is used, by as many threads as there are cores."""
+    options = tf.data.Options()
+    # The thread that would tune their number sleeps for up to a minute, and an iterator that ends waits for it: it is woken
+    # to see that it was cancelled, but now and then before that can be seen.
+    options.autotune.enabled = False
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
 def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Say how many samples the batches of a dataset have, all but the last one. Returns the dataset."""
     setattr(dataset, _BATCH_SIZE, batch_size)

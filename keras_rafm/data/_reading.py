@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_rafm.data import _blocks
-from keras_rafm.data._batches import Orders, declare_batch_size, num_batches
+from keras_rafm.data._batches import Orders, declare_batch_size, num_batches, read_ahead
 from keras_rafm.data._checks import positive_int
 from keras_rafm.data._files import PathLike, files_of, is_gzip
 from keras_rafm.data._raw import RawColumn
@@ -47,7 +47,7 @@ def read_batches(
     if num_rows is not None:
         number = num_batches(positive_int("num_rows", num_rows), size, drop_remainder)
         batches = batches.apply(tf.data.experimental.assert_cardinality(number))
-    return declare_batch_size(batches.prefetch(tf.data.AUTOTUNE), size)
+    return declare_batch_size(read_ahead(batches), size)
 
 
 def raw_blocks(
@@ -59,7 +59,7 @@ def raw_blocks(
     """Raw columns of files one after the other, in blocks of as many rows as the format reads at once."""
     files = files_of(paths)
     opener = one_format(files, file_format).fitted_to(files, columns).opener(columns, on_error)
-    return tf.data.Dataset.from_tensor_slices(files).flat_map(opener).prefetch(tf.data.AUTOTUNE)
+    return read_ahead(tf.data.Dataset.from_tensor_slices(files).flat_map(opener))
 
 
 def eager_blocks(

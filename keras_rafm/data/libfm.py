@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import declare_batch_size, num_batches
+from keras_rafm.data._batches import declare_batch_size, num_batches, read_ahead
 from keras_rafm.data._checks import Task, positive_int
 from keras_rafm.data._libfm_format import LibfmFormat
 from keras_rafm.data._libfm_parser import parse_file
@@ -129,7 +129,7 @@ def libfm_dataset(
     if num_samples is not None:
         cardinality = num_batches(positive_int("num_samples", num_samples), size, drop_remainder)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
-    return declare_batch_size(dataset.prefetch(tf.data.AUTOTUNE), size)
+    return declare_batch_size(read_ahead(dataset), size)
 
 
 def write_libfm(path: PathLike, samples: Samples) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu
+from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu, read_ahead
 from keras_rafm.data._checks import positive_int
 from keras_rafm.occurrences import PADDING_ID
 
@@ -136,7 +136,7 @@ class Samples:
         orders = Orders(seed) if shuffle else None
 
         def batches(epochs: int | None) -> tf.data.Dataset:
-            return gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs).prefetch(tf.data.AUTOTUNE)
+            return read_ahead(gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs))
 
         return declare_batch_size(declare_endless(batches(None), batches), size)
 

@@ -499,7 +499,9 @@ class Schema:
     ) -> tf.data.Dataset:
         """Stream files in batches for `fit`, `evaluate` or `predict`, without ever holding a whole file.
 
-        Several files are read at once; the order of the batches depends on nothing but the arguments.
+        Several files are read at once; the order of the batches depends on nothing but the arguments. There are as many
+        threads as cores, and no tuning of their number (`tf.data.Options.autotune`), for which iterators would have to wait
+        when they end.
 
         Args:
             paths: Files, folders and patterns such as `"train/*.parquet"`, one or several.

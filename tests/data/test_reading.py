@@ -438,6 +438,19 @@ def test_known_number_of_rows(tmp_path, lists):
                 list(data.dataset(10, num_rows=wrong, shuffle=shuffle))
 
 
+def test_no_iterator_waits_for_tuning_when_it_ends(tmp_path):
+    """In a thread that sleeps for up to a minute, and now and then sleeps on when it is told to end."""
+    data = Numbered(tmp_path, (30,))
+    samples = Samples(np.array([[0]], "int32"), np.array([[1.0]], "float32"), np.array([1.0], "float32"))
+    datasets = [
+        data.dataset(10),
+        data.dataset(10, shuffle=True, num_rows=30),
+        data.schema.raw_dataset(data.files),
+        samples.dataset(1, shuffle=True),
+    ]
+    assert [dataset.options().autotune.enabled for dataset in datasets] == [False] * len(datasets)
+
+
 def test_specs(tmp_path):
     for lists, width in ((False, 1), (True, None)):
         data = Numbered(tmp_path, (30,), lists=lists)
