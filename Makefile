@@ -34,19 +34,20 @@ OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
 benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
-# Most of a test is Python that builds graphs, or waits: three processes keep two cores busy.
-PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
+# Most of a test is Python that builds graphs, or waits: four processes keep two cores busy.
+PYTEST = -m pytest --numprocesses 4 --dist worksteal --durations 15
 
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
 # The core: layers, models, optimizers, saving, export, schemas. Not what hardly depends on the version of TensorFlow (parsing,
-# reading, counting, downloads, logs, plots, benchmarks, clients, which tables are read whole), nor what needs tensorflow-io,
-# nor the command line, whose parts are tested here one by one.
-NOT_CORE = tests/cli $(addprefix tests/test_,$(addsuffix .py,benchmarks callbacks dense_rows examples plots rank_plan)) \
-	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment onnx version_directory)) \
+# reading, counting, downloads, logs, plots, benchmarks, clients, cards, which tables are read whole, what unusual models are
+# exported as), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
+NOT_CORE = tests/cli \
+	$(addprefix tests/test_,$(addsuffix .py,benchmarks callbacks dense_rows examples input_checks plots rank_plan)) \
+	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment model_card onnx unusual_models version_directory)) \
 	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
-	known_datasets libfm object_stores parquet reading samples schema_columns schema_files synthetic))
+	known_datasets libfm object_stores parquet reading samples schema_columns schema_files synthetic tfrecord))
 
 test-latest: $(LATEST_VENV)/.installed
 	$(LATEST_VENV)/bin/python $(PYTEST) $(addprefix --ignore ,$(NOT_CORE))

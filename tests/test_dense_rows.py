@@ -101,7 +101,6 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("max_dense_rows", DENSE_ROWS[1:])
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -112,9 +111,11 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
     ],
     ids=["sgd", "adagrad", "ftrl", "keras_adam"],
 )
-def test_optimizers_that_leave_idle_rows_alone(max_dense_rows: int, optimizer: Callable[[], Any]) -> None:
+def test_optimizers_that_leave_idle_rows_alone(optimizer: Callable[[], Any]) -> None:
     """And those that move them in any case: reading whole changes nothing but speed."""
-    assert_same(trained(optimizer(), max_dense_rows), trained(optimizer(), 0))
+    by_rows = trained(optimizer(), 0)
+    for max_dense_rows in DENSE_ROWS[1:]:
+        assert_same(trained(optimizer(), max_dense_rows), by_rows)
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])

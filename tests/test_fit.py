@@ -86,8 +86,15 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, at the end of a dataset of unknown length
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
+@pytest.mark.parametrize(
+    ("way", "steps_per_execution"),
+    [
+        *((way, 2) for way in WAYS),
+        ("arrays", 1),
+        ("dataset of unknown length", 1),
+        ("generator", 1),
+    ],  # two don't divide three
+)
 def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
     ours, theirs = make_model(steps_per_execution), make_model(steps_per_execution)
     how = {"epochs": 2, "shuffle": False, "verbose": 0}

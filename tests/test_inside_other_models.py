@@ -66,8 +66,9 @@ def sequential() -> keras.Model:
 class TestBuiltLate:
     # Keras says so of a user's layer without a `build` of its own when it loads one.
     @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer")
-    @pytest.mark.parametrize("eagerly", [False, True])
-    @pytest.mark.parametrize("make", [Subclassed, wrapped, sequential])
+    @pytest.mark.parametrize(
+        ("make", "eagerly"), [(Subclassed, False), (Subclassed, True), (wrapped, False), (sequential, False)]
+    )
     def test_fit_and_save(self, make: Any, eagerly: bool, tmp_path: Path) -> None:
         model = make()
         model.compile(keras.optimizers.Adam(0.05), "mse", run_eagerly=eagerly)
@@ -111,9 +112,17 @@ class TestDtypes:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
 
-    @pytest.mark.parametrize("how", ["layer", "policy", "floatx", "floatx with a float32 layer"])
     @pytest.mark.parametrize("kind", [keras.Model, kr.RaFMModel])
-    @pytest.mark.parametrize("scope", ["tables", "batch"])
+    @pytest.mark.parametrize(
+        ("how", "scope"),
+        [
+            ("layer", "tables"),
+            ("layer", "batch"),
+            ("policy", "tables"),
+            ("floatx", "tables"),
+            ("floatx with a float32 layer", "tables"),
+        ],
+    )
     def test_float64_trains(self, scope: str, kind: type[keras.Model], how: str) -> None:
         options: dict[str, Any] = {"factors_l2": 0.01, "factors_l2_scope": scope, "linear_l2": 0.01}
         if how == "layer":
