@@ -34,8 +34,8 @@ OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
 benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
-# Most of a test is Python that builds graphs, or waits: four processes keep two cores busy.
-PYTEST = -m pytest --numprocesses 4 --dist worksteal --durations 15
+# Most of a test is Python that builds graphs, or waits: three processes keep two cores busy.
+PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
 
 test: install
 	$(VENV)/bin/python $(PYTEST)

@@ -57,12 +57,17 @@ class Orders:
 
 
 def read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same dataset, whose next elements are made while one is used, by as many threads as there are cores."""
+    """The same dataset, whose next elements are made while one is used."""
+    return untuned(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same dataset, with as many threads as there are cores, whose number nothing tunes."""
     options = tf.data.Options()
-    # The thread that would tune their number sleeps for up to a minute, and an iterator that ends waits for it: it is woken
-    # to see that it was cancelled, but now and then before that can be seen.
+    # The thread that would tune it sleeps for up to a minute, and an iterator that ends waits for it: it is woken to see
+    # that it was cancelled, but now and then before that can be seen.
     options.autotune.enabled = False
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return dataset.with_options(options)
 
 
 def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -242,7 +242,7 @@ def test_any_text_is_counted_alike_or_not_at_all(written, file_format):
     draw = random.Random(repr(file_format))
     delimiter, quote = file_format.delimiter, file_format.quote or '"'
     counted = 0
-    for _ in range(16):
+    for _ in range(24):
         end = draw.choice(["\n", "\n", "\r\n"])
         head = "" if file_format.column_names else f"s{delimiter}t{end}"
         if draw.random() < 0.5:  # Mostly legal.

@@ -254,7 +254,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         exporters.stdin.close()
     # It was killed in the middle of one, and in the middle of another one after it, and what it left was removed.
     assert left_behind > 50
-    assert len(seen) > 10
+    assert len(seen) > 2
     kr.export(models.small_model(), path, signatures=[], keep=1)
     # What can be left is a folder without anything in it, of a process that was killed before it could lock it.
     others = [own for own in path.parent.iterdir() if own != path]
