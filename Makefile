@@ -41,11 +41,13 @@ test: install
 	$(VENV)/bin/python $(PYTEST)
 
 # The core: layers, models, optimizers, saving, export, schemas. Not what hardly depends on the version of TensorFlow (parsing,
-# reading, counting, downloads, logs, plots, benchmarks, clients, cards, which tables are read whole, what unusual models are
-# exported as), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
+# reading, counting, downloads, logs, plots, benchmarks, clients, cards, warm-up, messages, which tables are read whole, unusual
+# models), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
 NOT_CORE = tests/cli \
-	$(addprefix tests/test_,$(addsuffix .py,benchmarks callbacks dense_rows examples input_checks plots rank_plan)) \
-	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment model_card onnx unusual_models version_directory)) \
+	$(addprefix tests/test_,$(addsuffix .py,bad_input benchmarks callbacks dense_rows downstream examples input_checks \
+		inside_other_models plots rank_plan)) \
+	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment model_card onnx unusual_models version_directory \
+		warm_up)) \
 	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
 	known_datasets libfm object_stores parquet reading samples schema_columns schema_files synthetic tfrecord))
 
