@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import keras
 import numpy as np
 import pandas as pd
@@ -205,7 +206,6 @@ class TestTrainedModel:
         assert set(card["signatures"]["retrieve"]["outputs"]) == {"item_ids", "scores", "probabilities"}
 
     def test_faiss_finds_the_same(self, trained: Trained) -> None:
-        faiss = pytest.importorskip("faiss")
         matrix = item_matrix(trained.model, trained.items)
         index = faiss.IndexFlatIP(matrix.shape[1])
         index.add(matrix)

@@ -58,10 +58,10 @@ class Orders:
 
 def read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same dataset, whose next elements are made while one is used."""
-    return untuned(dataset.prefetch(tf.data.AUTOTUNE))
+    return without_autotuning(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same dataset, with as many threads as there are cores, whose number nothing tunes."""
     options = tf.data.Options()
     # The thread that would tune it sleeps for up to a minute, and an iterator that ends waits for it: it is woken to see

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_rafm.data import _blocks
-from keras_rafm.data._batches import Orders, declare_batch_size, num_batches, read_ahead, untuned
+from keras_rafm.data._batches import Orders, declare_batch_size, num_batches, read_ahead, without_autotuning
 from keras_rafm.data._checks import positive_int
 from keras_rafm.data._files import PathLike, files_of, is_gzip
 from keras_rafm.data._raw import RawColumn
@@ -78,7 +78,7 @@ def eager_blocks(
         return
     is_empty = True
     try:
-        for block in untuned(file_format.opener(columns, on_error)(tf.constant(path))):
+        for block in without_autotuning(file_format.opener(columns, on_error)(tf.constant(path))):
             is_empty = False
             yield block
     except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file

@@ -219,7 +219,7 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.experimental_optimization.map_parallelization = False  # it would fetch ahead, as would the next one
     options.experimental_optimization.inject_prefetch = False
-    options.autotune.enabled = False  # as in `untuned`
+    options.autotune.enabled = False  # as in `without_autotuning`
     # Workers of one group get different messages as it is.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

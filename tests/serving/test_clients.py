@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc_client
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,9 +20,6 @@ from models import MISSING_INTEGER, RAW, ROWS, encoded, raw_model, requests_of_c
 from servers import EXAMPLES, Connect, ModelDirectories, Server, eventually, set_labels
 
 import keras_rafm as kr
-
-grpc_client = pytest.importorskip("grpc_client", reason="grpcio is not installed")
-pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
 
 NUM_ROWS = len(ROWS["user"])
 

@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from google.protobuf import text_format
 from servers import EXAMPLES
 from serving_messages import message_classes
-
-model_server_config_pb2 = pytest.importorskip(
-    "tensorflow_serving.config.model_server_config_pb2", reason="tensorflow-serving-api is not installed"
-)
+from tensorflow_serving.config import model_server_config_pb2
 
 #: Of TF Serving's session_bundle_config.proto and monitoring_config.proto, which its Python package lacks.
 MESSAGES = message_classes(

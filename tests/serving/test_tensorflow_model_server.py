@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_clients
 from client_command import ServingError
 from models import ROWS, encoded, raw_model, requests_of_columns
 from rest_client import RestClient
@@ -26,7 +27,6 @@ if BINARY is None:
         "/usr/bin",
         allow_module_level=True,
     )
-test_clients = pytest.importorskip("test_clients")
 
 
 def free_ports() -> list[int]:

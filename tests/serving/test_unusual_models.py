@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_rafm as kr
 from keras_rafm.serving import load_model_card
@@ -173,7 +174,6 @@ class TestSixteenBits:
 
 class TestAsPredictTakesThem:
     def test_columns_of_one_number(self, tmp_path: Path) -> None:
-        pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed")
         user, item = keras.Input((1,), dtype="int32", name="user"), keras.Input((1,), dtype="int32", name="item")
         made = kr.RaFMModel([user, item], layer()(keras.ops.concatenate([user, item], axis=1)))
         made.compile("sgd", "mse")
@@ -183,8 +183,6 @@ class TestAsPredictTakesThem:
         loss = load_model_card(path)["precision"]["loss"]
         assert loss["exported"] == pytest.approx(expected)
         assert loss["trained"] == pytest.approx(expected)
-        from tensorflow_serving.apis import prediction_log_pb2
-
         (first, *_) = tf.data.TFRecordDataset(str(path / "assets.extra" / "tf_serving_warmup_requests"))
         request = prediction_log_pb2.PredictionLog.FromString(first.numpy()).predict_log.request
         assert tf.make_ndarray(request.inputs["user"]).shape == (1, 1)

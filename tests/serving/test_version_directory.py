@@ -230,7 +230,11 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     numbers = random.Random(0)
     here = Path(__file__).resolve().parent
     expected = replies(kr.export(models.small_model(), path, signatures=[]))
-    left_behind, seen = 0, {1}
+    began = time.monotonic()
+    kr.export(models.small_model(), path, signatures=[])
+    # A process gets through one or two, also where everything takes longer.
+    longest = max(0.5, 3 * (time.monotonic() - began))
+    left_behind, seen = 0, {1, 2}
     command = [sys.executable, "-c", EXPORTERS, str(path), str(here), str(here.parent)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -241,7 +245,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             exporters.stdin.write("\n")
             exporters.stdin.flush()
             pid = int(exporters.stdout.readline())
-            time.sleep(numbers.uniform(0, 0.5))
+            time.sleep(numbers.uniform(0, longest))
             os.kill(pid, signal.SIGKILL)
             there = names(path)
             assert all(name.isdecimal() for name in there)
@@ -254,7 +258,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         exporters.stdin.close()
     # It was killed in the middle of one, and in the middle of another one after it, and what it left was removed.
     assert left_behind > 50
-    assert len(seen) > 2
+    assert len(seen) > 10
     kr.export(models.small_model(), path, signatures=[], keep=1)
     # What can be left is a folder without anything in it, of a process that was killed before it could lock it.
     others = [own for own in path.parent.iterdir() if own != path]

@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_rafm as kr
-
-apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason="tensorflow-serving-api is not installed")
 
 
 def logs_of(path: Path) -> list[Any]:
     file = path / "assets.extra" / "tf_serving_warmup_requests"
-    return [apis.PredictionLog.FromString(text.numpy()) for text in tf.data.TFRecordDataset(str(file))]
+    return [prediction_log_pb2.PredictionLog.FromString(text.numpy()) for text in tf.data.TFRecordDataset(str(file))]
 
 
 def replayed(path: Path) -> dict[tuple[str, int], dict[str, np.ndarray]]:
