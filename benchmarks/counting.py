@@ -143,8 +143,8 @@ def _counter(
         for module in ("duckdb", "pyarrow.parquet"):  # else their import would be timed
             importlib.import_module(module)
         from keras_rafm.data import Schema
-        from keras_rafm.data._delimited_format import DelimitedFormat
-        from keras_rafm.data._duckdb_counts import count_files_with_duckdb
+        from keras_rafm.data.counting.duckdb import count_files_with_duckdb
+        from keras_rafm.data.formats.csv_grammar import DelimitedFormat
 
         kind = Schema.string_categorical() if dtype == "string" else Schema.integer_categorical()
         file_format = "parquet" if path.endswith(".parquet") else DelimitedFormat()

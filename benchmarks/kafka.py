@@ -97,7 +97,7 @@ def _message(row: dict[str, Any], message_format: str) -> bytes:
 
 def _polled_per_second(topic: str, server: str, number: int) -> float:
     """Raw messages."""
-    from keras_rafm.data.kafka import _Consumer
+    from keras_rafm.data.kafka.dataset import _Consumer
 
     settings = {"bootstrap.servers": server, "group.id": f"alone-{time.time_ns()}", "auto.offset.reset": "earliest"}
     consumer = _Consumer([topic], {**settings, "batch.num.messages": str(_BATCH)}, _QUICK["poll_timeout_ms"])

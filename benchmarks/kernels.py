@@ -5,7 +5,7 @@
 A batch of 4,096 samples of 39 log-uniform ids of a million features, two parts of it: the 5,000 most frequent features at
 ranks from 512 to 2 (as many as there are numbers beside the factors), all others at rank 32. The sum over the occurrences
 and its gradient with respect to the rows; then what finds the distinct rows, and what looks them up in a table of all
-features (`keras_rafm.row_access`). The median of 40 calls, from which that of a call that does nothing is not taken off.
+features (`keras_rafm.rows.access`). The median of 40 calls, from which that of a call that does nothing is not taken off.
 """
 
 from __future__ import annotations

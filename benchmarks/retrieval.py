@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_rafm as kr
-from keras_rafm import extras
+from keras_rafm.checks.optional_packages import imported
 
 NUM_FEATURES, NUM_FREQUENT, RANKS = 200_000, 10_000, (64, 256)
 OF_ITEM, OF_CONTEXT = 3, 7
@@ -89,7 +89,7 @@ class FlatIndex:
 
 def search_when_asked(connection: Connection, matrix: str) -> None:
     vectors = np.load(matrix)
-    index = extras.imported("faiss", "benchmark").IndexFlatIP(vectors.shape[1])
+    index = imported("faiss", "benchmark").IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     connection.send("ready")
     while True:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=_numbers, default=[1, 32])
     parser.add_argument("--calls", type=int, default=21, help="of each contender (%(default)s)")
     arguments = parser.parse_args()
-    extras.imported("faiss", "benchmark")
+    imported("faiss", "benchmark")
     model = rafm_model()
     print(f"TensorFlow {tf.__version__}\n")
     print("| items | batch | retrieve | all pairs | over retrieve | IndexFlatIP | over retrieve |")

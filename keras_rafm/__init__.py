@@ -1,10 +1,14 @@
-"""Rank-Aware Factorization Machines (RaFM, Chen et al., ICML 2019) as TensorFlow/Keras layers."""
+"""Rank-Aware Factorization Machines (RaFM, Chen et al., ICML 2019) as TensorFlow/Keras layers.
 
-from typing import TYPE_CHECKING
+Public names are loaded when they are first used: `import keras_rafm` alone imports neither TensorFlow nor Keras.
+"""
 
-from keras_rafm._command import runs_as_command
+import importlib
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING or not runs_as_command():
+from keras_rafm import _imports
+
+if TYPE_CHECKING:
     from keras_rafm import callbacks, data, optimizers, plots, retrieval, serving
     from keras_rafm.data import count_features
     from keras_rafm.layer import RaFMLayer
@@ -26,3 +30,28 @@ __all__ = [
     "serving",
 ]
 __version__ = "0.1.0"
+
+_MODULE_OF_NAME = {
+    "RaFMLayer": "keras_rafm.layer",
+    "RaFMModel": "keras_rafm.model",
+    "RankPlan": "keras_rafm.rank_plan",
+    "count_features": "keras_rafm.data",
+    "export": "keras_rafm.serving.export",
+}
+
+_imports.arrange()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'keras_rafm' has no attribute {name!r}")
+    if name in _MODULE_OF_NAME:
+        value = getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)
+    else:
+        value = importlib.import_module(f"keras_rafm.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

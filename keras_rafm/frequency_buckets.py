@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.arguments import counts_of_features
+from keras_rafm.checks.arguments import counts_of_features
 from keras_rafm.rank_plan import RankPlan
 
 FrequencyLoss = Literal["log_loss", "rmse"]

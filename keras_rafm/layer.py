@@ -13,19 +13,26 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm import interactions
-from keras_rafm.arguments import distinct_ids, finite_array, integer_or_auto, integer_or_none, one_of, weights_per_level
-from keras_rafm.distinct_rows import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
-from keras_rafm.idle_decay import decayed, idle_decay_of, settle
-from keras_rafm.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
-from keras_rafm.interactions import DependentGradient, LevelSums, LevelTerms, total
-from keras_rafm.lookup import find_reads, head_size, ranges_of_slots
-from keras_rafm.occurrences import check_symbolic_inputs, occurrences
+from keras_rafm.checks.arguments import (
+    distinct_ids,
+    finite_array,
+    integer_or_auto,
+    integer_or_none,
+    one_of,
+    weights_per_level,
+)
 from keras_rafm.rank_plan import PlanSizes, RankPlan, fingerprint_of_slots
-from keras_rafm.replicas import with_dense_gradient
-from keras_rafm.row_access import read_rows
-from keras_rafm.row_sums import TableSums, sum_tables
-from keras_rafm.scopes import active_recording, expected_batch_size, inference, is_serving, served_score
+from keras_rafm.rows.access import read_rows
+from keras_rafm.rows.idle_decay import decayed, idle_decay_of, settle
+from keras_rafm.rows.replicas import with_dense_gradient
+from keras_rafm.rows.sparse_gradients import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
+from keras_rafm.score import interactions
+from keras_rafm.score.call_context import active_recording, expected_batch_size, inference, is_serving, served_score
+from keras_rafm.score.interactions import DependentGradient, LevelSums, LevelTerms, total
+from keras_rafm.score.lookup import find_reads, head_size, ranges_of_slots
+from keras_rafm.score.occurrences import check_symbolic_inputs, occurrences
+from keras_rafm.score.row_sums import TableSums, sum_tables
+from keras_rafm.training.imitation import DEFAULT_SQUARED_ERROR_WEIGHT
 
 _UNSET_SLOT = -1
 # `max_dense_rows="auto"`, both by measurement: `benchmarks/README.md`.

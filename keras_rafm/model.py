@@ -10,15 +10,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_rafm.downstream import Downstream, find_downstreams
-from keras_rafm.epochs import CountedSteps, EpochInProgress, known_batch_size, with_one_iterator
-from keras_rafm.idle_decay import settle
-from keras_rafm.imitation import default_weight, imitations_of, names_of_outputs
-from keras_rafm.input_checks import check_integer_inputs
-from keras_rafm.interactions import total
+from keras_rafm.checks.model_inputs import check_integer_inputs
 from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
-from keras_rafm.replicas import each_row_on_one_replica
-from keras_rafm.scopes import LevelScores, batches_of, recording_level_scores, serving
+from keras_rafm.rows.idle_decay import settle
+from keras_rafm.rows.replicas import each_row_on_one_replica
+from keras_rafm.score.call_context import LevelScores, batches_of, recording_level_scores, serving
+from keras_rafm.score.interactions import total
+from keras_rafm.training.downstream import Downstream, find_downstreams
+from keras_rafm.training.epochs import CountedSteps, EpochInProgress, known_batch_size, with_one_iterator
+from keras_rafm.training.imitation import default_weight, imitations_of, names_of_outputs
 
 
 @keras.saving.register_keras_serializable(package="keras_rafm")

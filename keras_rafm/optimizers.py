@@ -16,7 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.distinct_rows import (
+from keras_rafm.rows.access import in_scratch_variable, of_scratch_variable, read_rows, write_rows
+from keras_rafm.rows.idle_decay import IdleDecay, log_of_decay, settle
+from keras_rafm.rows.replicas import rows_below, with_row
+from keras_rafm.rows.sparse_gradients import (
     is_always_read_whole,
     is_read_by_rows,
     is_read_whole,
@@ -24,10 +27,7 @@ from keras_rafm.distinct_rows import (
     merged,
     without_zeros,
 )
-from keras_rafm.idle_decay import IdleDecay, log_of_decay, settle
-from keras_rafm.replicas import rows_below, with_row
-from keras_rafm.row_access import in_scratch_variable, of_scratch_variable, read_rows, write_rows
-from keras_rafm.versions import HAS_SLOW_ROWS
+from keras_rafm.rows.tensorflow_versions import HAS_SLOW_ROWS
 
 
 class RowSparse(keras.optimizers.Optimizer):
@@ -259,7 +259,7 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
 
     Lazy Adam without decay overfits rare rows that nothing pulls back. `idle_decay` is decoupled weight decay of all rows
     of the tables, those out of the batch included: a row is multiplied by `1 − learning_rate · idle_decay` per step, done
-    when it is next read (`keras_rafm.idle_decay`), and in tables that are read whole in every step. Tables are the factor
+    when it is next read (`rows.idle_decay`), and in tables that are read whole in every step. Tables are the factor
     tables of a `RaFMLayer`, and every variable of two or more axes that gets a sparse gradient, unless excluded by
     `exclude_from_weight_decay`. The linear weights of a `RaFMLayer` have one axis: they are not decayed.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.arguments import counts_of_features
+from keras_rafm.checks.arguments import counts_of_features, increasing_ranks, integer
 
 IntArray = npt.NDArray[np.int32]
 
@@ -40,8 +40,8 @@ class PlanSizes:
     """
 
     def __init__(self, ranks: Sequence[int], level_sizes: Sequence[int], fingerprint: str) -> None:
-        self._ranks = _checked_ranks(ranks)
-        self._level_sizes = tuple(_as_int(size, "level_sizes") for size in level_sizes)
+        self._ranks = increasing_ranks(ranks)
+        self._level_sizes = tuple(integer(size, "level_sizes") for size in level_sizes)
         self._fingerprint = str(fingerprint)
         if len(self._level_sizes) != len(self._ranks):
             raise ValueError(
@@ -155,7 +155,7 @@ class RankPlan(PlanSizes):
         *,
         slots: npt.ArrayLike | None = None,
     ) -> None:
-        ranks = _checked_ranks(ranks)
+        ranks = increasing_ranks(ranks)
         self._levels = _checked_levels(levels, len(ranks))
         self._counts = None if counts is None else counts_of_features(counts, self._levels.size).copy()
         sizes = np.bincount(self._levels, minlength=len(ranks) + 1)[1:][::-1].cumsum()[::-1].tolist()
@@ -182,7 +182,7 @@ class RankPlan(PlanSizes):
             TypeError: Ranks are not integers.
             ValueError: Thresholds are of the wrong length, negative, NaN or not increasing; or as in `RankPlan`.
         """
-        ranks = _checked_ranks(ranks)
+        ranks = increasing_ranks(ranks)
         limits = np.asarray(thresholds, dtype=np.float64).reshape(-1)
         if limits.size != len(ranks) - 1:
             raise ValueError(
@@ -336,19 +336,6 @@ def _slots_by_level_and_count(levels: IntArray, counts: npt.NDArray[Any] | None)
     slots = np.empty(levels.size, np.int32)
     slots[feature_of_slot] = np.arange(levels.size, dtype=np.int32)
     return slots
-
-
-def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
-    checked = tuple(_as_int(rank, "ranks") for rank in ranks)
-    if not checked or checked[0] < 1 or any(b <= a for a, b in itertools.pairwise(checked)):
-        raise ValueError(f"`ranks` must be positive and increasing, at least one. Received: ranks={tuple(ranks)}")
-    return checked
-
-
-def _as_int(value: Any, name: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{name}` must hold integers. Received: {value!r} of type {type(value).__name__}")
-    return int(value)
 
 
 def _checked_levels(levels: npt.ArrayLike, num_levels: int) -> IntArray:

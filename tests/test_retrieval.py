@@ -626,7 +626,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"k": 0}, ValueError, "`k` must be at least 1. Received: 0"),
+            ({"k": 0}, ValueError, "`k` must be at least 1. Received: k=0"),
             ({"k": 1.5}, TypeError, "`k` must be an integer"),
             ({"items": ITEM_IDS[:0]}, ValueError, "`items` must be at least one. Received: none"),
             ({"items": np.array([[7]])}, tf.errors.InvalidArgumentError, r"\[0, 6\)"),

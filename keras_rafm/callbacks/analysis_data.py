@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data.samples import Samples
+from keras_rafm.data.samples.samples import Samples
 
 _ROWS_AT_ONCE = 4096
 

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from keras_rafm.callbacks.analysis_data import sample
 from keras_rafm.callbacks.shown_layer import ShownLayer
-from keras_rafm.downstream import find_downstreams, nodes_above
+from keras_rafm.checks.constants import PADDING_ID
+from keras_rafm.checks.model_inputs import check_integer_inputs
 from keras_rafm.frequency_buckets import FrequencyLoss, bucket_of_counts, rarest_counts
-from keras_rafm.imitation import imitations_of, names_of_outputs
-from keras_rafm.input_checks import check_integer_inputs
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.occurrences import PADDING_ID, occurrences
+from keras_rafm.score.occurrences import occurrences
+from keras_rafm.training.downstream import find_downstreams, nodes_above
+from keras_rafm.training.imitation import imitations_of, names_of_outputs
 
 
 class Result(NamedTuple):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.projector import ProjectorConfig
 
 from keras_rafm.callbacks.shown_layer import ShownLayer, name_of_run
-from keras_rafm.row_access import read_rows
+from keras_rafm.rows.access import read_rows
 
 _FEATURES_AT_ONCE = 2**22
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_rafm.frequency_buckets import checked_counts
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.rank_plan import PlanSizes
-from keras_rafm.row_access import read_rows
+from keras_rafm.rows.access import read_rows
 
 
 class ShownLayer:

@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 
-from keras_rafm.row_access import read_rows
+from keras_rafm.rows.access import read_rows
 
 _BYTES_AT_ONCE = 2**24
 _HISTOGRAM_BUCKETS = 30

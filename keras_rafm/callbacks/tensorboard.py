@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 
-from keras_rafm.arguments import integer
 from keras_rafm.callbacks.analysis_data import check_kind
 from keras_rafm.callbacks.level_scores import LevelScores
 from keras_rafm.callbacks.projector import Projector
 from keras_rafm.callbacks.shown_layer import ShownLayer, name_of_run, shown_layers
 from keras_rafm.callbacks.summaries import write_agreement, write_histogram, write_layout
 from keras_rafm.callbacks.tables import table_of_buckets, table_of_levels
+from keras_rafm.checks.arguments import integer
 from keras_rafm.frequency_buckets import loss_by_bucket
-from keras_rafm.idle_decay import settle
+from keras_rafm.rows.idle_decay import settle
 
 
 class TensorBoard(keras.callbacks.TensorBoard):

@@ -11,8 +11,8 @@ from keras_rafm.cli.settings import Settings
 from keras_rafm.cli.source import Source
 from keras_rafm.cli.training import new_layer, new_optimizer
 from keras_rafm.data import Schema
-from keras_rafm.data._delimited_format import MalformedRowError
-from keras_rafm.data.columns import MISSING_NAME
+from keras_rafm.data.columns.column import MISSING_NAME
+from keras_rafm.data.raw.errors import MalformedRowError
 from keras_rafm.rank_plan import RankPlan
 from keras_rafm.serving.export import illegal_input_names
 

@@ -34,9 +34,9 @@ from keras_rafm.cli.source import (
 )
 from keras_rafm.cli.training import make_deterministic, new_model, train
 from keras_rafm.data import CSVFormat, Schema, SkippedRows
-from keras_rafm.data._delimited_format import MalformedRowError
-from keras_rafm.data._files import files_of
-from keras_rafm.data.formats import FileFormat
+from keras_rafm.data.formats.base import FileFormat
+from keras_rafm.data.raw.errors import MalformedRowError
+from keras_rafm.data.raw.files import files_of
 from keras_rafm.rank_plan import RankPlan
 from keras_rafm.serving.export import export
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras_rafm.cli.progress import bar
 from keras_rafm.cli.source import Source
-from keras_rafm.data.formats import OnError
+from keras_rafm.data.raw.errors import OnError
 
 
 def adapt(source: Source, on_error: OnError | None) -> None:

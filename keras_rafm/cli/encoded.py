@@ -10,12 +10,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_rafm.checks.constants import PADDING_ID
 from keras_rafm.cli.progress import counted
 from keras_rafm.data import Schema
-from keras_rafm.data._batches import Orders, declare_batch_size, declare_endless, gathered_batches, on_cpu, read_ahead
-from keras_rafm.data._files import is_gzip
-from keras_rafm.data.formats import FileFormat, OnError
-from keras_rafm.occurrences import PADDING_ID
+from keras_rafm.data.formats.base import FileFormat
+from keras_rafm.data.raw.errors import OnError
+from keras_rafm.data.raw.files import is_gzip
+from keras_rafm.data.reading.array_batches import (
+    Orders,
+    declare_batch_size,
+    declare_endless,
+    gathered_batches,
+    on_cpu,
+    read_ahead,
+)
 
 _ROWS_READ_AT_ONCE = 8192
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._checks import Task
+from keras_rafm.checks.arguments import Task
 from keras_rafm.layer import RaFMLayer
 
 _Numbers = npt.NDArray[np.float64]

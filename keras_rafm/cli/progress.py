@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_rafm.extras import imported
+from keras_rafm.checks.optional_packages import imported
 
 
 def bar(description: str, unit: str, total: int | None = None) -> Any:

@@ -28,9 +28,9 @@ from typing import Any
 
 import keras
 
-from keras_rafm.cli.locks import locked
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import Schema
+from keras_rafm.files.locks import locked
 from keras_rafm.rank_plan import RankPlan
 
 #: Of each split: names of files and how many bytes each has, `None` where nobody knows.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from keras_rafm.extras import imported
+from keras_rafm.checks.optional_packages import imported
 
 FORMATS = ("csv", "tsv", "parquet", "tfrecord", "avro", "libfm")
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_rafm.checks.arguments import Task
 from keras_rafm.cli.progress import bar
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import AvroFormat, CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
-from keras_rafm.data._checks import Task
-from keras_rafm.data._files import files_of
-from keras_rafm.data._raw import ListValues, RawColumn
-from keras_rafm.data._reading import one_format
-from keras_rafm.data.formats import FileFormat
+from keras_rafm.data.formats.base import FileFormat
 from keras_rafm.data.known.entry import recipe_of
+from keras_rafm.data.raw.columns import ListValues, RawColumn
+from keras_rafm.data.raw.files import files_of
+from keras_rafm.data.reading.file_batches import one_format
 
 _SPLITS = ("train", "validation", "test")
 _OF_TEXT = ("delimiter", "quote", "column_names", "missing_values")

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.data._raw import MISSING_INTEGER, RawDType
+from keras_rafm.checks.optional_packages import imported
+from keras_rafm.data.columns.value_counts import ValueCounts
+from keras_rafm.data.raw.columns import MISSING_INTEGER, RawDType
 from keras_rafm.data.schema import Schema
-from keras_rafm.data.value_counts import ValueCounts
-from keras_rafm.extras import imported
 
 beam = imported("apache_beam", "beam")
 _PTransform: Any = beam.PTransform

@@ -14,21 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.data._checks import Task, check_task
-from keras_rafm.data._column_counts import Progress, count_values
-from keras_rafm.data._files import PathLike, files_of
-from keras_rafm.data._raw import EXPECTED, RawColumn, RawDType, Role, is_legal
-from keras_rafm.data._reading import eager_blocks, one_format, raw_blocks, read_batches, untold
-from keras_rafm.data._refused_rows import explain_rows
-from keras_rafm.data._schema_files import LearntColumns, read_schema, write_schema
-from keras_rafm.data.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
-from keras_rafm.data.column_kinds import column_config, column_from_config
-from keras_rafm.data.columns import MISSING_NAME, Column, Learnt, Missing
-from keras_rafm.data.encoder import Encoder, TableFiller, as_raw_batch, tables_in_memory
-from keras_rafm.data.formats import FileFormat, OnError
-from keras_rafm.data.numeric import Binning, Discretized, Number, Scaling
-from keras_rafm.data.value_counts import ValueCounts
-from keras_rafm.occurrences import require
+from keras_rafm.checks.arguments import Task, check_task
+from keras_rafm.checks.tensors import require
+from keras_rafm.data.columns.categorical import UNSEEN_NAME, Combiner, Hashed, Identity, Vocabulary
+from keras_rafm.data.columns.column import MISSING_NAME, Column, Learnt, Missing
+from keras_rafm.data.columns.encoder import Encoder, TableFiller, as_raw_batch, tables_in_memory
+from keras_rafm.data.columns.kinds import column_config, column_from_config
+from keras_rafm.data.columns.numeric import Binning, Discretized, Number, Scaling
+from keras_rafm.data.columns.schema_files import LearntColumns, read_schema, write_schema
+from keras_rafm.data.columns.value_counts import ValueCounts
+from keras_rafm.data.counting.columns import Progress, count_values
+from keras_rafm.data.formats.base import FileFormat
+from keras_rafm.data.raw.columns import EXPECTED, RawColumn, RawDType, Role, is_legal
+from keras_rafm.data.raw.errors import OnError
+from keras_rafm.data.raw.files import PathLike, files_of
+from keras_rafm.data.reading.file_batches import eager_blocks, one_format, raw_blocks, read_batches, untold
+from keras_rafm.data.reading.refused_rows import explain_rows
 
 _Real = float  # the class has a function of this name
 _NO_LABEL = "the schema declares no column of labels: Schema(…, label='name')"

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.arguments import integer
+from keras_rafm.checks.arguments import integer
 from keras_rafm.data.schema import Schema
-from keras_rafm.idle_decay import settle
 from keras_rafm.retrieval.raw_columns import SomeColumns, are_raw, split_columns
 from keras_rafm.retrieval.scorer import Scorer, scorer_of
 from keras_rafm.retrieval.search import ItemIndex
 from keras_rafm.retrieval.vectors import FeatureLists
+from keras_rafm.rows.idle_decay import settle
 from keras_rafm.serving.export import check_schema, concrete_functions, functional_graph, write_saved_model
 from keras_rafm.serving.model_card import EXTRA, model_card, write_model_card
 from keras_rafm.serving.served_layer import ServedLayer

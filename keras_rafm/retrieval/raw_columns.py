@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data._schema_files import read_schema
-from keras_rafm.data.encoder import Encoder, is_frame, tables_from_files
+from keras_rafm.data.columns.encoder import Encoder, is_frame, tables_from_files
+from keras_rafm.data.columns.schema_files import read_schema
 from keras_rafm.data.schema import Schema
 
 

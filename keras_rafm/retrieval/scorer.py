@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.arguments import integer_or_none
-from keras_rafm.downstream import node_of
-from keras_rafm.input_checks import check_integer_inputs, pair_inputs
+from keras_rafm.checks.arguments import integer_or_none
+from keras_rafm.checks.model_inputs import check_integer_inputs, pair_inputs
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.serving.export import functional_graph
 from keras_rafm.serving.model_inputs import LayerCall, calls_of
+from keras_rafm.training.downstream import node_of
 
 
 class Scorer(NamedTuple):

@@ -23,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm import interactions
-from keras_rafm.idle_decay import settle
-from keras_rafm.interactions import LevelSums
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.lookup import find_reads, ranges_of_slots
-from keras_rafm.occurrences import occurrences
 from keras_rafm.retrieval.scorer import Scorer, scorer_of
-from keras_rafm.row_access import read_rows
-from keras_rafm.row_sums import TableSums, sum_tables
+from keras_rafm.rows.access import read_rows
+from keras_rafm.rows.idle_decay import settle
+from keras_rafm.score import interactions
+from keras_rafm.score.interactions import LevelSums
+from keras_rafm.score.lookup import find_reads, ranges_of_slots
+from keras_rafm.score.occurrences import occurrences
+from keras_rafm.score.row_sums import TableSums, sum_tables
 
 _LISTS_AT_ONCE = 8192
 _DTYPE = "float64"  # of sums

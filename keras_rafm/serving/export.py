@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_rafm.arguments import integer_or_none, one_of
+from keras_rafm.checks.arguments import integer_or_none, one_of
+from keras_rafm.checks.model_inputs import pair_inputs
 from keras_rafm.data.schema import Schema
-from keras_rafm.idle_decay import settle
-from keras_rafm.input_checks import pair_inputs
 from keras_rafm.layer import RaFMLayer
+from keras_rafm.rows.idle_decay import settle
 from keras_rafm.serving.model_card import EXTRA, model_card, write_model_card
 from keras_rafm.serving.model_inputs import Fed, is_legal_name
 from keras_rafm.serving.served_layer import Precision

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_rafm.data._schema_files import schema_digest
+from keras_rafm.data.columns.schema_files import schema_digest
 from keras_rafm.layer import RaFMLayer
 
 EXTRA = "assets.extra"  # what TF Serving leaves alone

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rafm.downstream import nodes_above
+from keras_rafm.checks.constants import PADDING_ID
+from keras_rafm.checks.tensors import require
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.occurrences import PADDING_ID, require
+from keras_rafm.training.downstream import nodes_above
 
 #: The named tensors of a request.
 Request = Mapping[str, tf.Tensor]

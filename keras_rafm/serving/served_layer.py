@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.interactions import total
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.occurrences import ids_and_values
+from keras_rafm.score.interactions import total
+from keras_rafm.score.occurrences import ids_and_values
 
 #: How factors are stored: as they were trained, in 16 bits, or in 8 bits with a scale per row.
 Precision = Literal["trained", "bfloat16", "int8"]

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_rafm.data._raw import RawColumn
-from keras_rafm.data.encoder import Encoder, tables_from_files
-from keras_rafm.data.formats import parse_examples
+from keras_rafm.data.columns.encoder import Encoder, tables_from_files
+from keras_rafm.data.formats.examples import parse_examples
+from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.schema import Schema
-from keras_rafm.downstream import node_of, run_graph
-from keras_rafm.imitation import OutputImitation, imitations_of, names_of_outputs
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.scopes import serving
+from keras_rafm.score.call_context import serving
 from keras_rafm.serving.model_inputs import Fed, ModelInputs, NamedSpec, takes_values
 from keras_rafm.serving.served_layer import Precision, ServedLayer
+from keras_rafm.training.downstream import node_of, run_graph
+from keras_rafm.training.imitation import OutputImitation, imitations_of, names_of_outputs
 
 #: All signatures that an exported model may have.
 SIGNATURES = ("serving_default", "ragged", "raw", "examples", "classify", "regress", "low", "level_scores")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_rafm.arguments import integer_or_none
+from keras_rafm.checks.arguments import integer_or_none
 
 _LOCK = "lock"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_rafm.arguments import integer
-from keras_rafm.data._raw import MISSING, RawColumn
-from keras_rafm.data.encoder import as_raw_batch
+from keras_rafm.checks.arguments import integer
+from keras_rafm.checks.optional_packages import imported
+from keras_rafm.data.columns.encoder import as_raw_batch
+from keras_rafm.data.raw.columns import MISSING, RawColumn
 from keras_rafm.data.tfrecord import serialized_examples
-from keras_rafm.extras import imported
 from keras_rafm.serving.model_card import EXTRA
 from keras_rafm.serving.model_inputs import Fed, ModelInputs
 from keras_rafm.serving.signatures import RawInputs, Signature

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_rafm.data import Samples, count_features, counting
+from keras_rafm.data import Samples, count_features
+from keras_rafm.data.counting import features
 
 IDS = np.array([[3, 0, 3], [1, -1, -1], [3, 4, -1], [-1, -1, -1]])
 COUNTS = [1, 1, 0, 3, 1, 0]
@@ -74,7 +75,7 @@ def test_nothing_to_count(ids):
 
 @pytest.mark.parametrize("at_once", [1, 7, 64, 1 << 20])
 def test_equals_brute_force_whatever_the_chunk(monkeypatch, at_once):
-    monkeypatch.setattr(counting, "_IDS_AT_ONCE", at_once)
+    monkeypatch.setattr(features, "_IDS_AT_ONCE", at_once)
     ids = np.random.default_rng(0).integers(-1, 40, (57, 9))
     expected = collections.Counter(ids[ids >= 0].tolist())
     assert count_features(ids, 50).tolist() == [expected[i] for i in range(50)]

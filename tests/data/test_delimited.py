@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_rafm.data import _delimited_format
-from keras_rafm.data._delimited import DelimitedFormat, MalformedRowError, parse_delimited
-from keras_rafm.data._delimited_format import EmptyFileError
-from keras_rafm.data._raw import MISSING_INTEGER, RawColumn, Strings
+from keras_rafm.data.formats import csv_grammar
+from keras_rafm.data.formats.csv_parser import DelimitedFormat, parse_delimited
+from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn, Strings
+from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 
 many_examples = settings(max_examples=200, deadline=None)
 
@@ -499,7 +499,7 @@ def test_long_values_are_shown_shortened(write):
 
 @pytest.fixture
 def short_rows(monkeypatch):
-    monkeypatch.setattr(_delimited_format, "MAX_ROW_BYTES", 20)
+    monkeypatch.setattr(csv_grammar, "MAX_ROW_BYTES", 20)
 
 
 @pytest.mark.usefixtures("short_rows")
@@ -719,7 +719,7 @@ def test_formats_can_be_compared_and_are_keys():
         (strings("a", "b", "a"), 1, ValueError, "`columns` must be distinct. Received: 'a' more than once"),
         (strings("a"), 0, ValueError, "`block_bytes` must be at least 1. Received: block_bytes=0"),
         (strings("a"), 2**29 + 1, ValueError, "`block_bytes` must be at most 536870912. Received: block_bytes=536870913"),
-        (strings("a"), 1.5, TypeError, "`block_bytes` must be an integer. Received: 1.5 of type float"),
+        (strings("a"), 1.5, TypeError, "`block_bytes` must be an integer. Received: block_bytes=1.5 of type float"),
     ],
 )
 def test_wrong_arguments_are_told_before_the_file_is_opened(columns, block_bytes, kind, message):
@@ -879,7 +879,7 @@ def test_what_is_read_does_not_depend_on_blocks(scratch, parts, max_row_bytes):
     save(scratch, b"s,i,f\n" + "".join(parts).encode("utf-8", "surrogateescape"))
     outcomes = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_delimited_format, "MAX_ROW_BYTES", max_row_bytes)
+        patch.setattr(csv_grammar, "MAX_ROW_BYTES", max_row_bytes)
         for block_bytes in (*range(1, 12), 20, 1000):
             errors = []
             rows = outcome(scratch, block_bytes, errors.append)

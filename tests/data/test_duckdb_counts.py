@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from keras_rafm.data import CSVFormat, Schema, _duckdb_counts
-from keras_rafm.data._delimited import parse_delimited
-from keras_rafm.data._delimited_format import DelimitedFormat
-from keras_rafm.data._duckdb_counts import DuckDBCountError, count_files_with_duckdb
-from keras_rafm.data._parquet_blocks import parquet_blocks
-from keras_rafm.data._raw import ListValues, Strings
-from keras_rafm.data.value_counts import ValueCounts
+from keras_rafm.data import CSVFormat, Schema
+from keras_rafm.data.columns.value_counts import ValueCounts
+from keras_rafm.data.counting import duckdb as duckdb_counts
+from keras_rafm.data.counting.duckdb import DuckDBCountError, count_files_with_duckdb
+from keras_rafm.data.formats.csv_grammar import DelimitedFormat
+from keras_rafm.data.formats.csv_parser import parse_delimited
+from keras_rafm.data.formats.parquet_blocks import parquet_blocks
+from keras_rafm.data.raw.columns import ListValues, Strings
 
 CSV = DelimitedFormat()
 MIXED = Schema(
@@ -598,8 +599,8 @@ def test_adapt_takes_it(written):
 
 @pytest.mark.parametrize("quote", ['"', "'", None])
 def test_blocks_make_no_difference(written, monkeypatch, quote):
-    monkeypatch.setattr(_duckdb_counts, "_SCANNED_BYTES", 8)
-    monkeypatch.setattr(_duckdb_counts, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(duckdb_counts, "_SCANNED_BYTES", 8)
+    monkeypatch.setattr(duckdb_counts, "_ROWS_AT_ONCE", 2)
     file_format = DelimitedFormat(quote=quote, column_names=("s", "t"))
     marked = "'" if quote is None else quote
     text = f"a,b\n\n{marked}long\n\ntext{marked * 2}\nof lines{marked},b\n\nc,{marked}{marked}\n"

@@ -17,8 +17,9 @@ import pytest
 import tensorflow as tf
 
 import keras_rafm as kr
-from keras_rafm.data import CSVFormat, MalformedMessageError, Schema, SkippedRows, kafka, kafka_dataset
-from keras_rafm.data._messages import CSVParser, ExampleParser, JSONParser
+from keras_rafm.data import CSVFormat, MalformedMessageError, Schema, SkippedRows, kafka_dataset
+from keras_rafm.data.kafka import dataset as kafka
+from keras_rafm.data.kafka.messages import CSVParser, ExampleParser, JSONParser
 
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 needs_broker = pytest.mark.skipif(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_data import FRAPPE, needs_frappe
 
-from keras_rafm.data import Samples, count_features, libfm, libfm_dataset, read_libfm, write_libfm
+from keras_rafm.data import Samples, count_features, libfm_dataset, read_libfm, write_libfm
+from keras_rafm.data.samples import libfm
 
 many_examples = settings(max_examples=150)
 
@@ -498,7 +499,7 @@ def test_a_file_that_disappears(write):
         ({"task": "ranking"}, ValueError, "`task` must be 'classification' or 'regression'. Received: task='ranking'"),
         ({"num_fields": 0}, ValueError, "`num_fields` must be at least 1. Received: num_fields=0"),
         ({"num_features": 0}, ValueError, "`num_features` must be at least 1. Received: num_features=0"),
-        ({"num_features": 1.5}, TypeError, "`num_features` must be an integer. Received: 1.5 of type float"),
+        ({"num_features": 1.5}, TypeError, "`num_features` must be an integer. Received: num_features=1.5 of type float"),
     ],
 )
 def test_wrong_options(write, options, kind, message):

@@ -11,8 +11,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from keras_rafm.data import Schema, _files
-from keras_rafm.data._files import files_of, opened
+from keras_rafm.data import Schema
+from keras_rafm.data.raw import files
+from keras_rafm.data.raw.files import files_of, opened
 
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 
@@ -138,13 +139,13 @@ def test_a_server_that_does_not_answer():
 def test_file_systems_are_registered_when_a_path_needs_them():
     code = """
 import tensorflow as tf
-from keras_rafm.data import _files
+from keras_rafm.data.raw import files
 schemes = tf.io.gfile.get_registered_schemes
 assert "s3" not in schemes()
-_files._know_file_system("some/file")
-_files._know_file_system("gs://bucket/file")
+files._know_file_system("some/file")
+files._know_file_system("gs://bucket/file")
 assert "s3" not in schemes()
-_files._know_file_system("s3://bucket/file")
+files._know_file_system("s3://bucket/file")
 assert {"s3", "az", "http", "https", "hdfs"} <= set(schemes())
 """
     command = [sys.executable, "-W", "error::UserWarning:keras_rafm", "-c", code]
@@ -159,7 +160,7 @@ def test_unknown_file_systems():
 
 @pytest.mark.parametrize("scheme", ["s3", "az", "http", "https"])
 def test_without_tensorflow_io(monkeypatch, scheme):
-    monkeypatch.setattr(_files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
+    monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
     message = rf"^{scheme}://a/b\.csv: for '{scheme}://', tensorflow_io is needed here: pip install 'keras_rafm\[io\]'"
     with pytest.raises(ImportError, match=message):
@@ -170,6 +171,6 @@ def test_without_tensorflow_io(monkeypatch, scheme):
 
 @needs_tensorflow_io
 def test_a_tensorflow_io_that_does_not_load(monkeypatch):
-    monkeypatch.setattr(_files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
+    monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
     with pytest.raises(ImportError, match=r"s3://a/b\.csv: for 's3://', the library of tensorflow_io does not load on"):
         files_of("s3://a/b.csv")

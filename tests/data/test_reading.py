@@ -30,12 +30,12 @@ from keras_rafm.data import (
     Samples,
     Schema,
     SkippedRows,
-    _libfm_lines,
     read_libfm,
     write_libfm,
     write_tfrecord,
 )
-from keras_rafm.data._reading import read_batches
+from keras_rafm.data.raw import lines as raw_lines
+from keras_rafm.data.reading.file_batches import read_batches
 
 MISSING_INTEGER = -(2**63)
 SUFFIXES = ["csv", "csv.gz", "tsv", "tsv.gz", "parquet", "tfrecord", "tfrecord.gz"]
@@ -604,7 +604,7 @@ def test_other_files_than_meant(folder):
     ("options", "kind", "message"),
     [
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1. Received: batch_size=0"),
-        ({"batch_size": 2.0}, TypeError, "`batch_size` must be an integer. Received: 2.0 of type float"),
+        ({"batch_size": 2.0}, TypeError, "`batch_size` must be an integer. Received: batch_size=2.0 of type float"),
         ({"num_shards": 0}, ValueError, "`num_shards` must be at least 1. Received: num_shards=0"),
         ({"num_shards": 2, "shard_index": 2}, ValueError, "`shard_index` must be from 0 to 1. Received: shard_index=2"),
         ({"shard_index": -1}, ValueError, "`shard_index` must be from 0 to 0. Received: shard_index=-1"),
@@ -753,7 +753,7 @@ def test_damaged_gzip(tmp_path, suffix, damage):
 
 
 def test_lines_without_end_are_not_held_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(_libfm_lines, "_MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(raw_lines, "_MAX_LINE_BYTES", 1000)
     path = tmp_path / "some.libfm"
     message = f"{path}, line 3: expected a line of at most 1,000 bytes, received a longer one"
     for block_bytes in (7, 100, 999, 1 << 19):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_rafm import RaFMLayer, RaFMModel, RankPlan
-from keras_rafm.data.encoder import tables_from_files
+from keras_rafm.data.columns.encoder import tables_from_files
 from keras_rafm.data.schema import Schema
 
 MISSING_INTEGER = -(2**63)

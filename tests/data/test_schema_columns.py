@@ -439,7 +439,7 @@ def test_before_adapt(use, tmp_path):
     ("make", "options", "kind", "message"),
     [
         ("string_categorical", {"min_count": 0}, ValueError, "`min_count` must be at least 1. Received: min_count=0"),
-        ("string_categorical", {"min_count": 1.5}, TypeError, "`min_count` must be an integer. Received: 1.5"),
+        ("string_categorical", {"min_count": 1.5}, TypeError, "`min_count` must be an integer. Received: min_count=1.5"),
         ("string_categorical", {"max_tokens": 0}, ValueError, "`max_tokens` must be at least 1"),
         ("string_categorical", {"num_oov_indices": 2}, ValueError, "`num_oov_indices` must be 0 or 1"),
         ("string_categorical", {"num_oov_indices": 1.0}, ValueError, "`num_oov_indices` must be 0 or 1"),

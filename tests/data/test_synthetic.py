@@ -122,7 +122,7 @@ def test_regression_labels_are_the_score_with_noise():
     ("given", "kind", "message"),
     [
         ({"num_samples": 0}, ValueError, "`num_samples` must be at least 1. Received: num_samples=0"),
-        ({"num_samples": 1e3}, TypeError, "`num_samples` must be an integer. Received: 1000.0 of type float"),
+        ({"num_samples": 1e3}, TypeError, "`num_samples` must be an integer. Received: num_samples=1000.0 of type float"),
         ({"num_fields": 1}, ValueError, "`num_fields` must be at least 2. Received: num_fields=1"),
         ({"features_per_field": 1}, ValueError, "`features_per_field` must be at least 2. Received: "),
         ({"ranks": ()}, ValueError, "`ranks` must be positive and increasing, at least one. Received: ranks=()"),

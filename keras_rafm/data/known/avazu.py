@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping
 
-from keras_rafm.data.columns import Column
-from keras_rafm.data.formats import CSVFormat
+from keras_rafm.data.columns.column import Column
+from keras_rafm.data.formats.csv import CSVFormat
 from keras_rafm.data.known.recipe import Recipe
 from keras_rafm.data.known.rows import malformed
 from keras_rafm.data.known.sources import Layout, Source

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from keras_rafm.data._checks import positive_int
-from keras_rafm.data.formats import FileFormat
+from keras_rafm.checks.arguments import integer
+from keras_rafm.data.formats.base import FileFormat
 from keras_rafm.data.known.avazu import AVAZU
 from keras_rafm.data.known.cache import Contents, cache_root, fingerprint, prepared
 from keras_rafm.data.known.criteo import CRITEO
@@ -197,4 +197,4 @@ def _checked_min_count(recipe: Recipe, min_count: int | None) -> int:
         return recipe.min_count or 1
     if recipe.min_count is None:
         raise ValueError(f"`min_count` has no use for {recipe.name}, whose ids are the authors'. Received: {min_count!r}")
-    return positive_int("min_count", min_count)
+    return integer(min_count, "min_count", at_least=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras_rafm.data.formats import LibFMFormat
+from keras_rafm.data.formats.libfm import LibFMFormat
 from keras_rafm.data.known.recipe import Recipe
 from keras_rafm.data.known.sources import Layout, Source
 from keras_rafm.data.known.splits import SPLITS, SplitWriter, filled_lines

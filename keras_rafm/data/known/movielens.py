@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal
 
-from keras_rafm.data.columns import Column
-from keras_rafm.data.formats import CSVFormat
+from keras_rafm.data.columns.column import Column
+from keras_rafm.data.formats.csv import CSVFormat
 from keras_rafm.data.known.recipe import Download, Recipe
 from keras_rafm.data.known.rows import csv_rows, malformed, split_rows
 from keras_rafm.data.known.sources import Layout, Source

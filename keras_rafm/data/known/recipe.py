@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from keras_rafm.data.formats import FileFormat
+from keras_rafm.data.formats.base import FileFormat
 from keras_rafm.data.known.sources import Layout, Source
 from keras_rafm.data.known.splits import SplitWriter
 from keras_rafm.data.schema import Schema

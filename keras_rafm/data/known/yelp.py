@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from keras_rafm.data.formats import CSVFormat
+from keras_rafm.data.formats.csv import CSVFormat
 from keras_rafm.data.known.recipe import Recipe
 from keras_rafm.data.known.rows import split_rows
 from keras_rafm.data.known.sources import Layout, Source

@@ -1,0 +1,1 @@
+"""Checks of arguments, tensors and model inputs."""

@@ -1,0 +1,1 @@
+"""Raw columns: what readers produce."""

@@ -1,0 +1,1 @@
+"""Rows of tables: reading, writing, sparse gradients, idle decay."""
