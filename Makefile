@@ -40,19 +40,9 @@ PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
 test: install
 	$(VENV)/bin/python $(PYTEST)
 
-# The core: layers, models, optimizers, saving, export, schemas. Not what hardly depends on the version of TensorFlow (parsing,
-# reading, counting, downloads, logs, plots, benchmarks, clients, cards, warm-up, messages, which tables are read whole, unusual
-# models), nor what needs tensorflow-io, nor the command line, whose parts are tested here one by one.
-NOT_CORE = tests/cli \
-	$(addprefix tests/test_,$(addsuffix .py,bad_input benchmarks callbacks dense_rows downstream examples input_checks \
-		inside_other_models plots rank_plan)) \
-	$(addprefix tests/serving/test_,$(addsuffix .py,clients deployment model_card onnx unusual_models version_directory \
-		warm_up)) \
-	$(addprefix tests/data/test_,$(addsuffix .py,avro beam_counts counting delimited duckdb_counts illegal_labels kafka \
-	known_datasets libfm object_stores parquet reading samples schema_columns schema_files synthetic tfrecord))
-
+# Tests marked `one_tensorflow` run on TensorFlow 2.17 only.
 test-latest: $(LATEST_VENV)/.installed
-	$(LATEST_VENV)/bin/python $(PYTEST) $(addprefix --ignore ,$(NOT_CORE))
+	$(LATEST_VENV)/bin/python $(PYTEST) -m "not one_tensorflow"
 
 lint: install
 	$(VENV)/bin/ruff check .

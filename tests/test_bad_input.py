@@ -10,6 +10,8 @@ import tensorflow as tf
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 InvalidArgumentError = tf.errors.InvalidArgumentError
 NAN, INF = float("nan"), float("inf")
 NUM_FEATURES = 6

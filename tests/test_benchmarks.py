@@ -23,6 +23,8 @@ from benchmarks.speed.rounds import start_faster, table
 from benchmarks.speed.specs import Settings, Target, TensorFlowContender, ToolContender, Workload
 from benchmarks.speed.spreads import Spread, pairwise_ratios
 
+pytestmark = pytest.mark.one_tensorflow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # As printed by xLearn 0.40 into a pipe.

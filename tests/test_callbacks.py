@@ -18,6 +18,8 @@ from tensorboard.plugins.projector import ProjectorConfig
 import keras_rafm as kr
 from keras_rafm import callbacks
 
+pytestmark = pytest.mark.one_tensorflow
+
 RNG = np.random.default_rng(0)
 NUM_FEATURES = 30
 COUNTS = np.array([0, 2, 3, 5, 9, 14, 17, 40, 63, 64, *range(65, 85)])

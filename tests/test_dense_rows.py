@@ -14,6 +14,8 @@ from oracle import KINDS, KINDS_WITHOUT_VALUES, build_input, large_random_layer
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 PLAN = kr.RankPlan([3, 1, 2, 2, 1, 4, 1, 1, 2, 4, 3, 1], ranks=(2, 3, 4, 40))
 #: No level, one, two, three, all of them: 12, 7, 4 and 2 features are of level 1, 2, 3 and 4 or above.
 DENSE_ROWS = (0, 2, 5, 11, 12)

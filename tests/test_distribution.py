@@ -1,6 +1,5 @@
 """`RaFMModel.fit` on two devices (`tf.distribute.MirroredStrategy`) against one."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from replicas import strategy_of
 
 import keras_rafm as kr
 
@@ -27,14 +27,6 @@ def build(loss: Any, optimizer: keras.optimizers.Optimizer, plain: bool = False,
     made = (keras.Model if plain else kr.RaFMModel)([ids, inputs], keras.layers.Add()([score, deep]))
     made.compile(optimizer, loss, metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
     return made
-
-
-@functools.cache
-def strategy_of(devices: int) -> tf.distribute.Strategy:
-    """One per number of devices: a second one on the same devices meets the collective operations of the first."""
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
-    assert strategy.num_replicas_in_sync == devices
-    return strategy
 
 
 def batches(size: int) -> tf.data.Dataset:

@@ -10,6 +10,8 @@ import pytest
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 PLAN = kr.RankPlan([3, 1, 2, 2, 1, 3, 1, 1, 2], ranks=(2, 3, 4))
 GENERATOR = np.random.default_rng(1)
 IDS = GENERATOR.integers(-1, PLAN.num_features, (16, 4)).astype("int32")

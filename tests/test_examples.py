@@ -11,6 +11,8 @@ from real_data import FRAPPE, needs_frappe
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
-from test_distribution import strategy_of
+from replicas import strategy_of
 
 import keras_rafm as kr
 

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 NUM_FEATURES = 9
 PLAN = kr.RankPlan([2, 1, 2, 2, 1, 1, 1, 1, 2], ranks=(2, 4))
 IDS = np.array([[0, 1, 2], [8, 4, -1], [5, 6, 7], [3, -1, -1]], "int32")

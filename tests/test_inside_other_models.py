@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 PLAN = kr.RankPlan([2, 1, 3, 1, 2, 3, 1, 1], ranks=(2, 3, 4))
 IDS = np.array([[0, 1, 2], [5, 4, 7], [3, 2, 6], [1, 0, -1]], "int32")
 LABELS = np.array([[1], [0], [1], [0]], "float32")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_distribution import strategy_of
+from replicas import strategy_of
 
 import keras_rafm as kr
 

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 import keras_rafm as kr
 from keras_rafm import frequency_buckets, plots
 
+pytestmark = pytest.mark.one_tensorflow
+
 COUNTS = np.array([5, 0, 100, 7, 1000, 16, 3, 0, 64, 10])
 PLAN = kr.RankPlan.from_counts(COUNTS, ranks=(4, 16, 32), thresholds=(6, 50))
 RNG = np.random.default_rng(0)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 NAN, INF = float("nan"), float("inf")
 
 

@@ -12,6 +12,8 @@ from cli_runs import COLUMNS, MODEL, command, done, state_of
 from keras_rafm.cli import commands
 from keras_rafm.cli.run_directory import RunDirectory
 
+pytestmark = pytest.mark.one_tensorflow
+
 LARGE = ("--learning-rate", "1e30", "--idle-decay", 0)
 
 

@@ -21,6 +21,8 @@ from keras_rafm.cli.run_directory import RunDirectory
 from keras_rafm.data import write_tfrecord
 from keras_rafm.serving import load_model_card
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 def predictions(run, data, *more):
     result = done("predict", run, "--data", data, *more)

@@ -6,6 +6,8 @@ import threading
 import pytest
 from cli_runs import NUM_TEST, command, done
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 @pytest.fixture(scope="module")
 def expected(trained, data):

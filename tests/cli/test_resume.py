@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import deterministic_runs
 import pytest
 from cli_runs import (
     COLUMNS,
@@ -24,12 +25,14 @@ from deterministic_runs import flags, killed_at
 
 from keras_rafm.cli.run_directory import RunDirectory
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 @pytest.fixture(scope="module")
 def deterministic(tmp_path_factory):
     """Undisturbed and killed runs of a process of its own."""
     folder = tmp_path_factory.mktemp("deterministic")
-    script = Path(__file__).with_name("deterministic_runs.py")
+    script = Path(deterministic_runs.__file__)
     own = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
     assert own.returncode == 0, own.stderr[-3000:]
     return folder

@@ -7,6 +7,8 @@ from keras_rafm.cli import parser
 from keras_rafm.cli.parser import parse
 from keras_rafm.cli.settings import Settings, UsageError, read_config
 
+pytestmark = pytest.mark.one_tensorflow
+
 CONFIGS = {
     "toml": """
 label = "clicked"

@@ -9,6 +9,8 @@ from cli_runs import COLUMNS, MODEL, command, ended, process_of
 
 from keras_rafm.cli import commands
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 @pytest.fixture(autouse=True)
 def _signals_as_in_a_terminal():

@@ -10,6 +10,8 @@ from real_data import CRITEO, FRAPPE, ML_100K, YELP, needs
 
 from keras_rafm.data import Schema, write_tfrecord
 
+pytestmark = pytest.mark.one_tensorflow
+
 DATASETS = {
     "frappe": (FRAPPE, []),
     "movielens-100k": (ML_100K, []),

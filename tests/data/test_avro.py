@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from keras_rafm.data import AvroFormat, Schema, SkippedRows
 
+pytestmark = pytest.mark.one_tensorflow
+
 MISSING_INTEGER = -(2**63)
 MAKE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
 LATE = 8192 + 5  # beyond the first block

@@ -20,7 +20,10 @@ beam_counts = importlib.import_module("keras_rafm.data.beam_counts")
 CountValues, WriteCounts, read_counts = beam_counts.CountValues, beam_counts.WriteCounts, beam_counts.read_counts
 
 # Beam's own, on Python 3.11 and later.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.one_tensorflow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
 
 SCHEMA = Schema(
     {

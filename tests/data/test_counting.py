@@ -7,6 +7,8 @@ import tensorflow as tf
 from keras_rafm.data import Samples, count_features
 from keras_rafm.data.counting import features
 
+pytestmark = pytest.mark.one_tensorflow
+
 IDS = np.array([[3, 0, 3], [1, -1, -1], [3, 4, -1], [-1, -1, -1]])
 COUNTS = [1, 1, 0, 3, 1, 0]
 

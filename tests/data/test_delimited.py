@@ -18,6 +18,8 @@ from keras_rafm.data.formats.csv_parser import DelimitedFormat, parse_delimited
 from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn, Strings
 from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 
+pytestmark = pytest.mark.one_tensorflow
+
 many_examples = settings(max_examples=200, deadline=None)
 
 BLOCK_BYTES = [1, 2, 5, 13, 40, 1 << 16]

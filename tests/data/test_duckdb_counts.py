@@ -20,6 +20,8 @@ from keras_rafm.data.formats.csv_parser import parse_delimited
 from keras_rafm.data.formats.parquet_blocks import parquet_blocks
 from keras_rafm.data.raw.columns import ListValues, Strings
 
+pytestmark = pytest.mark.one_tensorflow
+
 CSV = DelimitedFormat()
 MIXED = Schema(
     {

@@ -13,6 +13,8 @@ import tensorflow as tf
 from keras_rafm import RaFMLayer, RaFMModel, RankPlan
 from keras_rafm.data import Schema, SkippedRows, write_tfrecord
 
+pytestmark = pytest.mark.one_tensorflow
+
 #: What counts rows in a file, and the number of its first one.
 UNITS = {"csv": ("line", 2), "parquet": ("row", 1), "avro": ("record", 1), "tfrecord": ("record", 1)}
 BINARY = "expected one of the labels 0 and 1, or -1 and 1"

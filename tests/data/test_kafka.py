@@ -21,6 +21,8 @@ from keras_rafm.data import CSVFormat, MalformedMessageError, Schema, SkippedRow
 from keras_rafm.data.kafka import dataset as kafka
 from keras_rafm.data.kafka.messages import CSVParser, ExampleParser, JSONParser
 
+pytestmark = pytest.mark.one_tensorflow
+
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 needs_broker = pytest.mark.skipif(
     find_spec("tensorflow_io") is None or find_spec("confluent_kafka") is None,

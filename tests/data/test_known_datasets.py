@@ -22,6 +22,8 @@ from benchmarks import datasets as benchmark_datasets
 from keras_rafm.data.known import cache, entry, known_dataset, splits
 from keras_rafm.data.known.recipe import Download
 
+pytestmark = pytest.mark.one_tensorflow
+
 NUM_ROWS = 50
 NUM_USERS, NUM_ITEMS = 7, 5
 GENRES = ("unknown", "Action", "Film-Noir", "Sci-Fi")

@@ -13,6 +13,8 @@ from real_data import FRAPPE, needs_frappe
 from keras_rafm.data import Samples, count_features, libfm_dataset, read_libfm, write_libfm
 from keras_rafm.data.samples import libfm
 
+pytestmark = pytest.mark.one_tensorflow
+
 many_examples = settings(max_examples=150)
 
 

@@ -15,6 +15,8 @@ from keras_rafm.data import Schema
 from keras_rafm.data.raw import files
 from keras_rafm.data.raw.files import files_of, opened
 
+pytestmark = pytest.mark.one_tensorflow
+
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 
 NUM_ROWS = 30_000  # of Parquet more than are read at once, of text more than the 512 KiB that one request gets

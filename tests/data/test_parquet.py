@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from keras_rafm.data import Schema, SkippedRows
 
+pytestmark = pytest.mark.one_tensorflow
+
 MISSING_INTEGER = -(2**63)
 MAKE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
 BLOCK_ROWS = 16384

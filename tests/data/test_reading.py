@@ -37,6 +37,8 @@ from keras_rafm.data import (
 from keras_rafm.data.raw import lines as raw_lines
 from keras_rafm.data.reading.file_batches import read_batches
 
+pytestmark = pytest.mark.one_tensorflow
+
 MISSING_INTEGER = -(2**63)
 SUFFIXES = ["csv", "csv.gz", "tsv", "tsv.gz", "parquet", "tfrecord", "tfrecord.gz"]
 

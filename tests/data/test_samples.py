@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from keras_rafm.data import Samples
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 def samples_of(num_samples, num_fields=3):
     rng = np.random.default_rng(num_samples)

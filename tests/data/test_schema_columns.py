@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from keras_rafm.data.schema import Schema
 
+pytestmark = pytest.mark.one_tensorflow
+
 INVALID = tf.errors.InvalidArgumentError
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from keras_rafm.data.schema import Schema
 
+pytestmark = pytest.mark.one_tensorflow
+
 FILES = ["schema.json", "counts.npy", "vocabulary/0.txt", "vocabulary/1.txt"]
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from keras_rafm.data import count_features, synthetic
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 @pytest.fixture(scope="module")
 def large():

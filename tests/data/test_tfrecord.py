@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from keras_rafm.data import Schema, SkippedRows, TFRecordFormat, write_tfrecord
 
+pytestmark = pytest.mark.one_tensorflow
+
 MISSING_INTEGER = -(2**63)
 NUM_ROWS = 4100  # more than are parsed at once
 

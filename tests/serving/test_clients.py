@@ -21,6 +21,8 @@ from servers import EXAMPLES, Connect, ModelDirectories, Server, eventually, set
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 NUM_ROWS = len(ROWS["user"])
 
 

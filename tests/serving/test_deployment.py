@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from google.protobuf import text_format
 from servers import EXAMPLES
 from serving_messages import message_classes
 from tensorflow_serving.config import model_server_config_pb2
+
+pytestmark = pytest.mark.one_tensorflow
 
 #: Of TF Serving's session_bundle_config.proto and monitoring_config.proto, which its Python package lacks.
 MESSAGES = message_classes(

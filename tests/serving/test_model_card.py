@@ -15,6 +15,8 @@ import tensorflow as tf
 import keras_rafm as kr
 from keras_rafm.serving import load_model_card
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(-np.mean(np.log(np.where(labels == 1, probabilities, 1 - probabilities))))

@@ -16,6 +16,8 @@ import tensorflow as tf
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 @pytest.mark.parametrize("levels", [[1] * 6, [2, 1, 3, 1, 2, 3]], ids=["FM", "RaFM"])
 def test_onnx_runtime(tmp_path: Path, levels: list[int]) -> None:

@@ -12,6 +12,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 import keras_rafm as kr
 from keras_rafm.serving import load_model_card
 
+pytestmark = pytest.mark.one_tensorflow
+
 IDS = np.array([[0, 1, 2], [3, 3, 4], [4, 0, 1]], "int32")
 OTHER_IDS = IDS[::-1].copy()
 VALUES = np.array([[1, 0.5, -2], [2, -1, 0.25], [0.5, 3, 1]], "float32")

@@ -20,6 +20,8 @@ import tensorflow as tf
 import keras_rafm as kr
 from keras_rafm.serving.version_directory import VersionDirectory
 
+pytestmark = pytest.mark.one_tensorflow
+
 #: For each line of its input, a process that exports one version after the other. It is forked before TensorFlow has done
 #: anything, since to import it takes longer than all the rest.
 EXPORTERS = """

@@ -14,6 +14,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 import keras_rafm as kr
 
+pytestmark = pytest.mark.one_tensorflow
+
 
 def logs_of(path: Path) -> list[Any]:
     file = path / "assets.extra" / "tf_serving_warmup_requests"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FRAPPE = DATA / "frappe"
 ML_100K = DATA / "ml-100k"
 YELP = DATA / "yelp"

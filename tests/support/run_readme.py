@@ -1,6 +1,6 @@
 """Run every code block of a Markdown file: Python blocks one after the other in one process, shell blocks with bash.
 
-python tests/run_readme.py README.md
+python tests/support/run_readme.py README.md
 """
 
 from __future__ import annotations
