@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from keras_rafm.cli.settings import UsageError
+from keras_rafm.files.atomic import new_file
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
@@ -39,10 +40,5 @@ def output(path: str | None, inputs: Sequence[str]) -> Iterator[TextIO]:
     place = Path(os.path.realpath(given))
     if place.is_dir() or not place.parent.is_dir():
         raise UsageError(f"--output must be a file in a directory that is there. Received: {path}")
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file_like:
-            yield file_like
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(place) as unfinished, unfinished.open("w", encoding="utf-8") as file_like:
+        yield file_like

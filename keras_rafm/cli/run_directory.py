@@ -20,7 +20,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +29,8 @@ import keras
 
 from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import Schema
-from keras_rafm.files.locks import locked
+from keras_rafm.files.atomic import folder_beside, new_file, replace_directory, write_text
+from keras_rafm.files.locks import LockState, lock
 from keras_rafm.rank_plan import RankPlan
 
 #: Of each split: names of files and how many bytes each has, `None` where nobody knows.
@@ -88,7 +88,9 @@ class RunDirectory:
         absent = [path for path in (self.path, *self.path.parents) if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(self.path / _LOCK, f"another process trains in {self.path}: wait until it has ended"):
+            with lock(self.path / _LOCK, temporary=True) as state:
+                if state is LockState.HELD_ELSEWHERE:
+                    raise UsageError(f"another process trains in {self.path}: wait until it has ended")
                 yield
         finally:
             with contextlib.suppress(OSError):
@@ -108,7 +110,7 @@ class RunDirectory:
         schema.save(self.path / "schema")
         plan.save(self.path / "plan.npz")
         begun = {"schema": self._schema_digest(), "files": sizes}
-        _write(self.path / "begun.json", json.dumps(begun, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / "begun.json", json.dumps(begun, indent=2, ensure_ascii=False) + "\n")
 
     def check_files(self, sizes: Sizes) -> None:
         """Raise a `UsageError` that names the first file that is another than when the run began."""
@@ -137,7 +139,7 @@ class RunDirectory:
     def keep_settings(self, settings: Settings) -> None:
         """Keep what was told."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / "settings.json", settings.as_json())
+        write_text(self.path / "settings.json", settings.as_json())
 
     def settings(self) -> Settings:
         """What the run was told.
@@ -176,15 +178,16 @@ class RunDirectory:
         """Keep the model, its optimizer and the state, in place of the checkpoint before."""
         self._checkpoints.mkdir(exist_ok=True)
         older = list(self._checkpoints.iterdir())
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished.", dir=self._checkpoints))
-        model.save(unfinished / "model.keras")
-        _write(unfinished / "state.json", json.dumps(asdict(state), indent=2))
         place = self._checkpoints / f"{state.epoch:06d}-{state.step:09d}{'-ended' if state.ended else ''}"
-        if place.exists():  # nothing happened since, and a directory can't be replaced in one step
-            shutil.rmtree(unfinished)
+        if place.exists():  # nothing happened since
             older.remove(place)
         else:
-            unfinished.rename(place)
+            with folder_beside(place) as folder:
+                checkpoint = folder / "checkpoint"
+                checkpoint.mkdir()
+                model.save(checkpoint / "model.keras")
+                write_text(checkpoint / "state.json", json.dumps(asdict(state), indent=2))
+                replace_directory(checkpoint, place)
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -226,15 +229,16 @@ class RunDirectory:
         """Keep the model of an epoch."""
         folder = self.path / "best"
         folder.mkdir(exist_ok=True)
-        unfinished = folder / ".unfinished.keras"
-        model.save(unfinished)
-        unfinished.replace(folder / f"{epoch}.keras")
+        with new_file(folder / f"{epoch}.keras") as path:
+            model.save(path)
 
     def forget_other_bests(self, epoch: int) -> None:
         """Remove the models of all other epochs, once a checkpoint says that this one is the best."""
         for path in (self.path / "best").glob("*.keras"):
             if path.stem != str(epoch):
                 path.unlink()
+        for folder in (self.path / "best").glob(".*.keras.*"):  # a killed process left it
+            shutil.rmtree(folder, ignore_errors=True)
 
     def model(self) -> keras.Model:
         """The model of the best epoch, or the last one where there was no validation.
@@ -259,7 +263,7 @@ class RunDirectory:
         finite = keras.tree.map_structure(
             lambda own: None if isinstance(own, float) and not math.isfinite(own) else own, report
         )
-        _write(self.path / "report.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
+        write_text(self.path / "report.json", json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
     def report(self) -> Any:
         """What was reached, or `None` before the end."""
@@ -277,9 +281,3 @@ def _model(path: Path) -> keras.Model:
     except Exception as error:  # Keras raises many kinds on damaged files
         raise UsageError(f"{path} can't be read: {error}") from error
     return model
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from keras_rafm.data.columns.encoder import as_raw_batch, is_frame
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import is_gzip, is_remote
 from keras_rafm.data.schema import Schema
+from keras_rafm.files.atomic import new_file
 
 _LISTS = {
     "string": ("BytesList", "bytes_list"),
@@ -47,11 +47,8 @@ def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, trai
     options = tf.io.TFRecordOptions(compression_type="GZIP" if is_gzip(name) else "")
     if is_remote(name):
         return _write(name, options, batches, columns)
-    with tempfile.TemporaryDirectory(prefix=f".{Path(name).name}.", dir=Path(name).parent) as folder:
-        unfinished = str(Path(folder) / "unfinished")
-        number = _write(unfinished, options, batches, columns)
-        os.replace(unfinished, name)
-    return number
+    with new_file(Path(name)) as unfinished:
+        return _write(str(unfinished), options, batches, columns)
 
 
 def _write(path: str, options: tf.io.TFRecordOptions, batches: Iterable[Any], columns: list[RawColumn]) -> int:

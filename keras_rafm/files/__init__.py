@@ -1,1 +1,1 @@
-"""Writing and locking files."""
+"""Writing files atomically and locking them. Nothing here needs NumPy or TensorFlow."""

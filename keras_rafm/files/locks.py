@@ -1,52 +1,66 @@
-"""Files that one process at a time holds."""
+"""A lock on a file, which the operating system releases however the process ends.
+
+The package `filelock` can't replace it: `filelock` creates any file that it locks, whereas a leftover folder must only be
+locked if its lock file exists, and it raises an error on a file system without locks, where this package works unlocked.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_rafm.cli.settings import UsageError
+
+class LockState(enum.Enum):
+    """The outcome of an attempt to lock a file."""
+
+    HELD = enum.auto()
+    HELD_ELSEWHERE = enum.auto()
+    UNAVAILABLE = enum.auto()  # on Windows, and on file systems without locks
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a file, which is there meanwhile. Whatever ends the process, it is held no longer.
+def lock(path: Path, temporary: bool = False) -> Iterator[LockState]:
+    """Try to lock a file without waiting, and release it at the end of the block.
 
     Args:
-        path: Of the file.
-        refusal: What is said if another process holds it.
+        path: The file.
+        temporary: Whether to create the file, and to remove it when the lock is released.
+
+    Yields:
+        Whether this process holds the lock.
 
     Raises:
-        UsageError: One does.
+        FileNotFoundError: The file does not exist and is not `temporary`.
     """
     try:
         fcntl: Any = importlib.import_module("fcntl")
-    except ImportError:  # on Windows
-        yield
+    except ImportError:  # on Windows, where an open file can't be removed either
+        yield LockState.UNAVAILABLE
         return
-    file = _held(fcntl, path, refusal)
+    descriptor, state = _open_and_lock(path, temporary, fcntl)
     try:
-        yield
+        yield state
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(file)
+        if temporary and state is not LockState.HELD_ELSEWHERE:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
 
 
-def _held(fcntl: Any, path: Path, refusal: str) -> int:
+def _open_and_lock(path: Path, create: bool, fcntl: Any) -> tuple[int, LockState]:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(file)
-            raise UsageError(refusal) from error
-        except OSError:  # a file system without locks
-            return file
-        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-            return file
-        os.close(file)  # who held it before removed it in between
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return descriptor, LockState.HELD_ELSEWHERE
+        except OSError:
+            return descriptor, LockState.UNAVAILABLE
+        if not create or (path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())):
+            return descriptor, LockState.HELD
+        os.close(descriptor)  # the process that held the lock has removed the file in between

@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from keras_rafm.checks.arguments import integer_or_none
-
-_LOCK = "lock"
+from keras_rafm.files.atomic import flush, flush_entries, locked_folder_beside
 
 
 class VersionDirectory:
@@ -73,16 +68,8 @@ class VersionDirectory:
     def unfinished(self) -> Iterator[Path]:
         """A new folder beside the model directory, on the same file system, that is gone afterwards."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-        folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-        # It is held before it has the name by which others find it, and until it is gone.
-        (folder / "new_lock").touch()
-        with _held(folder / "new_lock"):
-            try:
-                (folder / "new_lock").rename(folder / _LOCK)
-                yield folder
-            finally:
-                _remove(folder)
+        with locked_folder_beside(self.path) as folder:
+            yield folder
 
     def publish(self, model: Path) -> Path:
         """Move a whole model to where it is served from.
@@ -96,7 +83,7 @@ class VersionDirectory:
         Raises:
             FileExistsError: The version is there.
         """
-        _flush(model)
+        flush(model)
         self.path.mkdir(exist_ok=True)
         while True:
             number = self._next()
@@ -108,7 +95,7 @@ class VersionDirectory:
                     raise
             else:
                 break
-        _flush_directory(self.path)
+        flush_entries(self.path)
         if self._keep is not None:
             for version in self.versions()[: -self._keep]:
                 self._remove(version)
@@ -130,72 +117,3 @@ class VersionDirectory:
     def _remove(self, version: int) -> None:
         with self.unfinished() as folder, contextlib.suppress(FileNotFoundError):
             (self.path / str(version)).rename(folder / "removed")
-
-    def _remove_leftovers(self) -> None:
-        for folder in self.path.parent.glob(f".{_escaped(self.path.name)}.*"):
-            # Another user's can't be removed.
-            nothing_to_do = contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError)
-            with nothing_to_do, _held(folder / _LOCK) as is_held:
-                if is_held:
-                    _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, the lock last: whoever is killed in between leaves one that others find."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
-    shutil.rmtree(folder)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Hold a file, and tell whether that is so: not if another process does, nor without locks.
-
-    Whatever ends the process, it is held no longer.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-    try:
-        fcntl: Any = importlib.import_module("fcntl")
-    except ImportError:  # on Windows, where an open file could not be removed either
-        yield False
-        return
-    file = os.open(path, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(file)
-
-
-def _flush(directory: Path) -> None:
-    """Write all files through to the disk: a rename may survive a power cut that they don't."""
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            file = os.open(Path(folder) / name, os.O_RDWR)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        _flush_directory(Path(folder))
-
-
-def _flush_directory(directory: Path) -> None:
-    with contextlib.suppress(OSError):  # which not all systems can
-        file = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)

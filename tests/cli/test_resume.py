@@ -85,7 +85,7 @@ def test_interrupted_before_there_is_anything(data, tmp_path, monkeypatch):
 def test_more_epochs_are_as_if_told_at_once_and_a_killed_beginning_begins_anew(data, trained, files, tmp_path):
     """`trained` had 3 epochs."""
     words = (*files, *COLUMNS, *MODEL, "--learning-rate", 0.02, "--output", tmp_path / "run")
-    with killed_at(1):
+    with killed_at(1, tmp_path / "run"):
         assert command("train", *words, "--epochs", 2).code == "killed"
     assert not RunDirectory(tmp_path / "run").has_checkpoint
     for verb in ("evaluate", "describe"):

@@ -73,7 +73,7 @@ def test_a_process_that_is_terminated(trained, data, tmp_path):
     words = ("--data", many, "--batch-size", 1, "--output", tmp_path / "p.csv")
     process = process_of("predict", trained[0], *words)
     end = time.monotonic() + 100
-    while not (tmp_path / ".p.csv.unfinished").exists() and process.poll() is None and time.monotonic() < end:
+    while not list(tmp_path.glob(".p.csv.*")) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
     result = ended(process)

@@ -1,6 +1,8 @@
 """`python deterministic_runs.py FOLDER`: undisturbed runs, and runs that are killed and go on, all with --deterministic."""
 
 import contextlib
+import itertools
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -15,29 +17,31 @@ MOMENTS = {"memory": (10,), "streaming": (7,)}
 
 
 class Killed(BaseException):
-    """Nothing of the tool catches it or tidies up after it: what is on disk is what SIGKILL would leave."""
+    """Stands for SIGKILL."""
 
 
 @contextlib.contextmanager
-def killed_at(number):
-    """Die while the `number`th checkpoint is written."""
-    left, keep = [number], run_directory._write
+def killed_at(number, run):
+    """Kill a command while it writes the `number`th checkpoint of `run`, and leave on disk what SIGKILL would leave."""
+    main, write_text = cli_runs.main, run_directory.write_text
+    num_written = itertools.count(1)
+    at_death = Path(f"{run}_at_death")
 
-    def write(path, text):
-        if path.name == "state.json":
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-        keep(path, text)
+    def write_or_die(path, text):
+        if path.name == "state.json" and next(num_written) == number:
+            shutil.copytree(run, at_death)  # before the command tidies up
+            raise Killed
+        write_text(path, text)
 
-    def command_or_death(words):
+    def main_or_death(words):
         try:
-            return own_main(words)
+            return main(words)
         except Killed:
+            shutil.rmtree(run)
+            at_death.rename(run)
             return "killed"
 
-    own_main = cli_runs.main
-    with mock.patch.object(run_directory, "_write", write), mock.patch.object(cli_runs, "main", command_or_death):
+    with mock.patch.object(run_directory, "write_text", write_or_die), mock.patch.object(cli_runs, "main", main_or_death):
         yield
 
 
@@ -56,7 +60,7 @@ def run_all(folder):
         done("train", *flags(folder, kind), "--output", folder / kind)
         for moment in moments:
             run = folder / f"{kind}_killed_{moment}"
-            with killed_at(moment):
+            with killed_at(moment, run):
                 assert cli_runs.command("train", *flags(folder, kind), "--output", run).code == "killed"
             done("train", "--resume", "--output", run)
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_rafm.data.columns.column import Column, Learnt
+from keras_rafm.files.atomic import folder_beside, replace_directory
 
 _FORMAT, _FORMAT_VERSION = "keras_rafm.data.Schema", 1
 _JSON, _COUNTS, _VOCABULARY = "schema.json", "counts.npy", "vocabulary"
@@ -51,20 +50,9 @@ def write_schema(path: str | os.PathLike[str], config: Mapping[str, Any], of_col
             f"`path` must be a new or empty directory, or one that holds a schema and nothing else. Received: {directory}"
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        new = unfinished / "new"
-        _write_files(new, config, of_columns)
-        if directory.exists():
-            directory.rename(unfinished / "old")
-        try:
-            new.rename(directory)
-        except BaseException:
-            if (unfinished / "old").exists():
-                (unfinished / "old").rename(directory)
-            raise
-    finally:
-        shutil.rmtree(unfinished)
+    with folder_beside(directory) as folder:
+        _write_files(folder / "new", config, of_columns)
+        replace_directory(folder / "new", directory)
 
 
 def read_schema(

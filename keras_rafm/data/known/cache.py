@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_rafm.data.known.splits import SPLITS, SplitWriter
+from keras_rafm.files.atomic import folder_beside, replace_directory
 
 _CONTENTS = "contents.json"
 _HASHED_WHOLE = 1 << 26
@@ -68,15 +68,15 @@ def prepared(root: Path, name: str, key: Any, make: Callable[[Path], SplitWriter
     found = _read(folder)
     if found is not None:
         return found
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(root)
-        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(name), dir=root))
-    except OSError as error:
-        raise OSError(
-            f"the files of {name} can't be written to {root} ({error}); name another folder by `cache_dir`"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(root)
+            temporary = stack.enter_context(folder_beside(folder, _temporary_prefix(name)))
+        except OSError as error:
+            raise OSError(
+                f"the files of {name} can't be written to {root} ({error}); name another folder by `cache_dir`"
+            ) from error
         files = temporary / "files"  # unlike the temporary folder, others may read it
         files.mkdir()
         written = make(files)
@@ -86,8 +86,6 @@ def prepared(root: Path, name: str, key: Any, make: Callable[[Path], SplitWriter
             raise ValueError(f"{name} has too few rows: none are left for {', '.join(empty)}. Received {num_rows} rows")
         _write_contents(files, written)
         _publish(files, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     made = _read(folder)
     if made is None:
         raise OSError(f"{folder} was changed by another process while it was made")
@@ -133,13 +131,7 @@ def _publish(made: Path, folder: Path) -> None:
     except OSError:
         if _read(folder) is not None:  # another process was faster
             return
-        # Something of that name is there that is not whole.
-        broken = Path(tempfile.mkdtemp(prefix=_temporary_prefix("broken"), dir=folder.parent))
-        try:
-            folder.rename(broken / folder.name)
-            made.rename(folder)
-        finally:
-            shutil.rmtree(broken, ignore_errors=True)
+        replace_directory(made, folder)  # something of that name is there that is not whole
 
 
 def _digest(path: Path) -> str:
