@@ -14,7 +14,7 @@ from keras_rafm.checks.model_inputs import check_integer_inputs
 from keras_rafm.optimizers import FlushIdleDecay, LazyAdam, row_sparse_optimizer
 from keras_rafm.rows.idle_decay import settle
 from keras_rafm.rows.replicas import each_row_on_one_replica
-from keras_rafm.score.call_context import LevelScores, batches_of, recording_level_scores, serving
+from keras_rafm.score.call_context import LevelScores, call_context
 from keras_rafm.score.interactions import total
 from keras_rafm.training.downstream import Downstream, find_downstreams
 from keras_rafm.training.epochs import CountedSteps, EpochInProgress, known_batch_size, with_one_iterator
@@ -226,7 +226,7 @@ class RaFMModel(keras.Model):
         Ids that training never saw contribute nothing, as there.
         """
         settle(self.variables)
-        with serving():
+        with call_context(is_serving=True):
             return super().export(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
@@ -246,8 +246,9 @@ class RaFMModel(keras.Model):
         if tf.distribute.has_strategy() or self._graph.bypasses_call:
             checked = check_integer_inputs(x, self)
         with tf.GradientTape() as tape:
-            of_size = batches_of(self._batch_size)
-            with tf.control_dependencies(checked), of_size, recording_level_scores() as level_scores:
+            level_scores: LevelScores = {}
+            context = call_context(level_scores=level_scores, batch_size=self._batch_size)
+            with tf.control_dependencies(checked), context:
                 y_pred, joining_values = self._graph.forward(x)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
             dependent_losses, weighted = self._dependent_losses(level_scores, joining_values, sample_weight)

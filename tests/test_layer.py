@@ -465,7 +465,7 @@ class TestConfig:
         clone = kr.RaFMLayer.from_config(kr.RaFMLayer(make_plan()).get_config())
         clone.set_weights([np.array(w) for w in built(kr.RaFMLayer(other_plan())).values()])
         for _ in range(2):  # it does not get used to them
-            with pytest.raises(ValueError, match="are of another RankPlan"):
+            with pytest.raises(ValueError, match="belong to another RankPlan"):
                 clone(IDS)
 
     def test_weights_of_another_plan_given_to_a_layer_with_a_plan(self, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ class TestWeights:
         assert SAME_SIZES.level_sizes == PLAN.level_sizes
         small(SAME_SIZES).save_weights(tmp_path / "model.weights.h5")
         model = remake(small())
-        with pytest.raises(ValueError, match=f"of another RankPlan.*{SAME_SIZES.fingerprint}.*{PLAN.fingerprint}"):
+        with pytest.raises(ValueError, match=f"another RankPlan.*{PLAN.fingerprint}.*{SAME_SIZES.fingerprint}"):
             model.load_weights(tmp_path / "model.weights.h5")
 
     @pytest.mark.filterwarnings("ignore:Skipping nested container")

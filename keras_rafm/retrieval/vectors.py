@@ -29,9 +29,7 @@ from keras_rafm.rows.access import read_rows
 from keras_rafm.rows.idle_decay import settle
 from keras_rafm.score import interactions
 from keras_rafm.score.interactions import LevelSums
-from keras_rafm.score.lookup import find_reads, ranges_of_slots
-from keras_rafm.score.occurrences import occurrences
-from keras_rafm.score.row_sums import TableSums, sum_tables
+from keras_rafm.score.occurrences import Occurrences, occurrences
 
 _LISTS_AT_ONCE = 8192
 _DTYPE = "float64"  # of sums
@@ -87,9 +85,7 @@ class FeatureLists:
     """
 
     def __init__(self, layer: RaFMLayer, inputs: Any, level: int) -> None:
-        layer.build()
-        if layer.slots.value[0] < 0:
-            layer.linear()  # which raises: the weights have not been set
+        layer.require_slots()
         settle(layer.variables)
         self._layer, self._level = layer, level
         self._found = occurrences(inputs, layer.num_features, _DTYPE, where=layer.name)
@@ -211,25 +207,12 @@ def _slots_of_level(layer: RaFMLayer, k: int, highest: int) -> tuple[int, int]:
     return layer.level_sizes[k - 1], layer.level_sizes[k] if k < highest else 0
 
 
-def _level_sums(layer: RaFMLayer, found: Any, level: int) -> tuple[tf.Tensor, list[LevelSums]]:
-    """`w·x` (`[B]`), and what levels `1 … level` sum up, of a layer whose idle rows are settled."""
-    sizes = layer.level_sizes
-    reads = find_reads(found, tf.convert_to_tensor(layer.slots.value), sizes, 0, where=layer.name)
-    ranges = dict(zip(ranges_of_slots(sizes), reads.ranges, strict=True))
-    free_ranges = list(zip((*sizes[1:], 0), sizes, strict=True))
-    linear = tf.zeros([found.num_samples], _DTYPE)
-    sums: dict[tuple[str, int], TableSums] = {}
-    for (start, end), part in ranges.items():
-        assert part.rows is not None  # no table is read whole
-        tables = {("free", k): layer.free_tables[k] for k in range(level) if free_ranges[k] == (start, end)}
-        dependent = [k for k in range(min(level, len(sizes) - 1)) if (0, sizes[k + 1]) == (start, end)]
-        tables.update({("dependent", k): layer.dependent_tables[k] for k in dependent})
-        weights = None
-        if layer.linear_weights is not None and (start, end) in free_ranges:
-            weights = tf.cast(read_rows(layer.linear_weights.value, part.rows + start), _DTYPE)
-        if tables or weights is not None:
-            rows = [tf.cast(read_rows(table.value, part.rows), _DTYPE) for table in tables.values()]
-            its_sums, its_linear = sum_tables(part, found.num_samples, rows, weights)
-            sums.update(zip(tables, its_sums, strict=True))
-            linear += tf.zeros_like(linear) if its_linear is None else its_linear
-    return linear, [LevelSums(*sums["free", k], *sums.get(("dependent", k), ())) for k in range(level)]
+def _level_sums(layer: RaFMLayer, batch: Occurrences, level: int) -> tuple[tf.Tensor, list[LevelSums]]:
+    """Return `w·x` (`[B]`) and the sums of levels `1 … level`, of a layer without pending decay."""
+
+    def look_up(name: str, rows: tf.Tensor | None) -> tf.Tensor:
+        return tf.cast(read_rows(layer.variable_of(name).value, rows), _DTYPE)
+
+    sums = layer.sum_batch(batch, look_up, num_levels=level)
+    linear = tf.zeros([batch.num_samples], _DTYPE) if sums.linear is None else sums.linear
+    return linear, layer.form.level_sums(sums.tables, level)

@@ -1,102 +1,70 @@
-"""What a `RaFMLayer` is told about the call it is in.
+"""The context that a `RaFMLayer` is called in.
 
-Told per call and per thread (each replica of a distribution strategy traces in its own), never by a lasting flag.
+Keras gives a layer its inputs and the `training` flag. What else the layer needs to know depends on who calls the model: a
+training step of `RaFMModel` collects the level scores, and an exporter computes the score from other tables. The caller
+passes that in a `CallContext`. A context variable holds it, because Keras's `call` has no argument for it. A lasting
+attribute of the layer would be wrong: a call may fail, and the replicas of a distribution strategy trace the same layer in
+several threads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-#: Name of the layer -> its `ŷ_1 … ŷ_m`, each `[B, 1]`, with the gradients of `interactions.imitating_scores`.
+#: Layer name -> its level scores `ŷ_1 … ŷ_m`, each `[B, 1]`, with the gradients of `interactions.imitating_scores`.
 LevelScores = dict[str, list[tf.Tensor]]
 
-#: Of a layer and its inputs: the score `[B]` that it has in an exported model, or `None` if that is computed as ever.
+#: A layer and its inputs -> the score `[B]` in an exported model, or `None` if the layer is to compute it itself.
 ServedScore = Callable[[Any, Any], tf.Tensor | None]
 
-_recording: contextvars.ContextVar[LevelScores | None] = contextvars.ContextVar("level_scores", default=None)
-_inference: contextvars.ContextVar[bool] = contextvars.ContextVar("inference", default=False)
-_serving: contextvars.ContextVar[ServedScore | None] = contextvars.ContextVar("serving", default=None)
-_batch_size: contextvars.ContextVar[int | None] = contextvars.ContextVar("batch_size", default=None)
 
+@dataclasses.dataclass(frozen=True)
+class CallContext:
+    """What the caller of a model tells the `RaFMLayer`s inside.
 
-@contextlib.contextmanager
-def recording_level_scores() -> Iterator[LevelScores]:
-    """Collect the level scores of every `RaFMLayer` that is called in training mode inside.
-
-    A layer hands them over instead of adding a loss of its own, so that no lower loss is ever counted twice.
+    Attributes:
+        level_scores: Where layers that are called in training mode put their level scores. A layer then adds no lower loss
+            of its own, so that no lower loss counts twice. `None`: nobody collects them. Set by `RaFMModel.train_step`.
+        batch_size: The number of samples that a replica's batches have in training; the last batch of an epoch may be
+            smaller. `None`: unknown. Set by `RaFMModel.train_step`.
+        may_be_saved: Whether the graph being made may become part of a SavedModel although it has gradients. Set by a layer
+            that is called outside training.
+        is_serving: Whether the graph being made is that of an exported model: unknown ids contribute nothing, and nothing
+            has a gradient. Set by `RaFMModel.export` and `keras_rafm.export`.
+        served_score: Computes the scores of layers in an exported model. Set by `keras_rafm.export`.
     """
-    recorded: LevelScores = {}
-    token = _recording.set(recorded)
-    try:
-        yield recorded
-    finally:
-        _recording.reset(token)
+
+    level_scores: LevelScores | None = None
+    batch_size: int | None = None
+    may_be_saved: bool = False
+    is_serving: bool = False
+    served_score: ServedScore | None = None
 
 
-def active_recording() -> LevelScores | None:
-    """The innermost open recording of this thread, or `None`."""
-    return _recording.get()
+_DEFAULT = CallContext()
+_current: contextvars.ContextVar[CallContext] = contextvars.ContextVar("call_context", default=_DEFAULT)
 
 
-def _as_ever(layer: Any, inputs: Any) -> None:
-    del layer, inputs
+def current_context() -> CallContext:
+    """Return the context of this thread."""
+    return _current.get()
 
 
 @contextlib.contextmanager
-def serving(score: ServedScore = _as_ever) -> Iterator[None]:
-    """Inside, graphs are made for an exported model: unknown ids contribute nothing, and nothing has a gradient.
+def call_context(**changes: Any) -> Iterator[CallContext]:
+    """Change fields of this thread's `CallContext` within a `with` block.
 
     Args:
-        score: Computes the scores of layers.
+        **changes: The fields to change, by name.
     """
-    token = _serving.set(score)
+    token = _current.set(dataclasses.replace(_current.get(), **changes))
     try:
-        yield
+        yield _current.get()
     finally:
-        _serving.reset(token)
-
-
-@contextlib.contextmanager
-def inference() -> Iterator[None]:
-    """Inside, graphs are made that may be put into a SavedModel, and yet have gradients."""
-    token = _inference.set(True)
-    try:
-        yield
-    finally:
-        _inference.reset(token)
-
-
-@contextlib.contextmanager
-def batches_of(size: int | None) -> Iterator[None]:
-    """Inside, a replica trains on batches of this size, the last one of an epoch perhaps smaller."""
-    token = _batch_size.set(size)
-    try:
-        yield
-    finally:
-        _batch_size.reset(token)
-
-
-def expected_batch_size() -> int | None:
-    """What `batches_of` says."""
-    return _batch_size.get()
-
-
-def is_inference() -> bool:
-    """Whether the graph being made may be put into a SavedModel."""
-    return _inference.get()
-
-
-def is_serving() -> bool:
-    """Whether the graph being made is that of an exported model."""
-    return _serving.get() is not None
-
-
-def served_score(layer: Any, inputs: Any) -> tf.Tensor | None:
-    """What `serving` says of a layer's score, `[B]`; `None` outside of it, or if the layer is to compute it."""
-    score = _serving.get()
-    return None if score is None else score(layer, inputs)
+        _current.reset(token)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.score.call_context import is_serving
+from keras_rafm.score.call_context import current_context
 
 DependentGradient = Literal["both", "lower", "upper"]
 _Gradient = Callable[..., Sequence[tf.Tensor]]
@@ -89,7 +89,7 @@ def terms_of_levels(levels: Sequence[LevelSums], dependent_gradient: DependentGr
 
     flat = tf.nest.flatten(sums)
     # An exported model has no use for gradients, and loading one with such functions warns.
-    results = terms(*flat)[0] if is_serving() else tf.custom_gradient(terms)(*flat)
+    results = terms(*flat)[0] if current_context().is_serving else tf.custom_gradient(terms)(*flat)
     return [LevelTerms(*results[3 * index : 3 * index + 3]) for index in range(len(levels))]
 
 

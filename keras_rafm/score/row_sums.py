@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rafm.rows.tensorflow_versions import HAS_SLOW_ROWS, is_deterministic
-from keras_rafm.score.call_context import is_inference, is_serving
+from keras_rafm.score.call_context import current_context
 from keras_rafm.score.interactions import square_norms
 from keras_rafm.score.lookup import RangeReads
 
@@ -54,11 +54,12 @@ def sum_tables(
     given = [*tables] if weights is None else [*tables, weights]
     dtype = given[0].dtype
     matrix = _Matrix(reads, num_samples, dtype)
-    if is_serving():  # an exported model has no use for gradients, and loading one with such functions warns
+    context = current_context()
+    if context.is_serving:  # an exported model has no use for gradients, and loading one with such functions warns
         sums = _forward(matrix, tables, weights)
     else:
         values = [] if reads.values is None else [reads.values]
-        makes_anew = is_inference()
+        makes_anew = context.may_be_saved
 
         def differentiable(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Any]:
             own = arguments[: len(given)]

@@ -14,7 +14,7 @@ from keras_rafm.data.formats.examples import parse_examples
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.schema import Schema
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.score.call_context import serving
+from keras_rafm.score.call_context import call_context
 from keras_rafm.serving.model_inputs import Fed, ModelInputs, NamedSpec, takes_values
 from keras_rafm.serving.served_layer import Precision, ServedLayer
 from keras_rafm.training.downstream import node_of, run_graph
@@ -149,7 +149,7 @@ class ServedModel:
             (own,) = served.scores(remembered[key][0], [min(level, served.num_levels)])
             return own
 
-        with serving(score):
+        with call_context(is_serving=True, served_score=score):
             return run_graph(outputs, fed)
 
 

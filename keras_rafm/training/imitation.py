@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-# `dependent_loss_weight="auto"` for each family of losses, measured on validation data: see benchmarks/README.md.
+from keras_rafm.layer import DEFAULT_SQUARED_ERROR_WEIGHT
+
+#: `dependent_loss_weight="auto"` for log-losses, measured on validation data: see benchmarks/README.md.
 DEFAULT_CROSS_ENTROPY_WEIGHT = 4.0
-DEFAULT_SQUARED_ERROR_WEIGHT = 1.0
 
 
 class OutputImitation(NamedTuple):
