@@ -1,7 +1,7 @@
-"""All kinds of inputs -> one flat list of occurrences, checked.
+"""Inputs of every kind -> one checked, flat list of occurrences.
 
-An occurrence is a feature id with its value in one sample. A sample is a list of them, each its own term, so an id may
-occur more than once.
+An occurrence is a feature id with its value in one sample. Each occurrence is a term of its own, so an id may occur more
+than once in a sample.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_rafm.checks.tensors import require
+from keras_rafm.checks.tensors import after_checks, require
 
 
 class Occurrences(NamedTuple):
-    """The occurrences of a batch, in the order of its samples, padding among them.
+    """The occurrences of a batch in the order of its samples, padding included.
 
     Attributes:
-        samples: Index of the sample that each occurrence is in, ascending: int64 `[n]`.
-        ids: Feature id of each occurrence, not checked yet: int32 or int64 `[n]`.
-        values: `x_i` of each occurrence: float `[n]`; `None` where all are 1.
+        samples: The index of the sample that each occurrence belongs to, ascending: int64 `[n]`.
+        ids: The feature id of each occurrence, whose range is not checked yet: int32 or int64 `[n]`.
+        values: The value `x_i` of each occurrence: float `[n]`; `None` if all values are 1.
         num_samples: `B`: int64 scalar.
         dtype: The float dtype to compute in.
     """
@@ -33,22 +33,22 @@ class Occurrences(NamedTuple):
 
 
 def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occurrences:
-    """Flatten any kind of input.
+    """Flatten an input of any kind.
 
     Args:
         inputs: One of
             dense or ragged integer ids `[B, F]`;
-            a mapping `{"ids": …, "values": …}` of those with numeric values of the same shape, both dense or both ragged;
+            a mapping `{"ids": …, "values": …}` of such ids and numeric values of the same shape, both dense or both ragged;
             a `tf.SparseTensor` `[B, num_features]` (column = id, value = value) in row-major order.
             Id −1 is padding.
         num_features: Ids are in `[0, num_features)`.
-        dtype: Float dtype that the values get.
-        where: Who asks, for error messages.
+        dtype: Float dtype that the values are cast to.
+        where: The name of the layer, for error messages.
 
     Raises:
-        TypeError: Ids are not int32 or int64, values not numeric, or the kind of input is unknown.
-        ValueError: Shapes that can be seen not to fit while the graph is made.
-        tf.errors.InvalidArgumentError: ids and values have different shapes, or a value is NaN or infinite, at run time.
+        TypeError: Ids are not int32 or int64, values are not numeric, or the kind of input is unknown.
+        ValueError: Static shapes do not fit.
+        tf.errors.InvalidArgumentError: Ids and values have different shapes, or a value is NaN or infinite, at run time.
     """
     if isinstance(inputs, tf.SparseTensor):
         flat = _from_sparse(inputs, num_features, dtype, where)
@@ -58,23 +58,23 @@ def occurrences(inputs: Any, num_features: int, dtype: str, where: str) -> Occur
         if values is not None and isinstance(values, tf.RaggedTensor) != ragged:
             raise TypeError(f"{where}: `ids` and `values` must both be dense or both be tf.RaggedTensor")
         flat = (_from_ragged if ragged else _from_dense)(ids, values, dtype, where)
-    return _with_finite_values(flat._replace(num_samples=_known_at_run_time(flat.num_samples)), num_features, where)
+    return _check_finite(flat._replace(num_samples=_hide_static_value(flat.num_samples)), num_features, where)
 
 
-def _known_at_run_time(size: tf.Tensor) -> tf.Tensor:
-    """The same size, hidden from Grappler.
+def _hide_static_value(size: tf.Tensor) -> tf.Tensor:
+    """Return the same size, hidden from Grappler.
 
-    Where it knows the shapes of sums it adds them up in another order, and a score would depend in its last bit on
-    whether the graph was made for one size of batches or for all.
+    If Grappler knows the shapes of sums, it adds them in another order. The last bit of a score would then depend on
+    whether the graph was made for one batch size or for all.
     """
     return size if tf.executing_eagerly() else tf.raw_ops.PlaceholderWithDefault(input=size, shape=[])
 
 
 def check_symbolic_inputs(inputs: Any, num_features: int, where: str) -> None:
-    """Check what can be seen of inputs while a graph of `keras.KerasTensor`s is made.
+    """Check the dtypes and static shapes of symbolic inputs (`keras.KerasTensor`s).
 
     Raises:
-        TypeError, ValueError: As `occurrences`.
+        TypeError, ValueError: See `occurrences`.
     """
     if getattr(inputs, "sparse", False):
         _check_dtype_of_values(tf.as_dtype(inputs.dtype), where)
@@ -91,10 +91,10 @@ def check_symbolic_inputs(inputs: Any, num_features: int, where: str) -> None:
 
 
 def ids_and_values(inputs: Any, where: str) -> tuple[Any, Any]:
-    """Ids, and values or `None`, of inputs that are not sparse, as dense or ragged tensors.
+    """Split inputs that are not sparse into ids and values (or `None`), as dense or ragged tensors.
 
     Raises:
-        TypeError, ValueError: As `occurrences`.
+        TypeError, ValueError: See `occurrences`.
     """
     ids, values = _split(inputs, where)
     ids, values = _as_tensor(ids), None if values is None else _as_tensor(values)
@@ -116,9 +116,9 @@ def _split(inputs: Any, where: str) -> tuple[Any, Any]:
 
 
 def _check_ids_and_values(ids: Any, values: Any, where: str) -> None:
-    """Kinds, dtypes and what is known of the shapes; of tensors or of `keras.KerasTensor`s."""
+    """Check kinds, dtypes and static shapes of tensors or `keras.KerasTensor`s."""
     if any(isinstance(x, tf.SparseTensor) or getattr(x, "sparse", False) for x in (ids, values)):
-        raise TypeError(f"{where}: a tf.SparseTensor holds ids and values at once and must be given alone")
+        raise TypeError(f"{where}: a tf.SparseTensor holds both ids and values, so it must be the only input")
     dtype = tf.as_dtype(ids.dtype)
     if dtype not in (tf.int32, tf.int64):
         hint = " (declare the input with keras.Input(shape, dtype='int32'))" if dtype.is_floating else ""
@@ -182,9 +182,8 @@ def _from_ragged(ids: tf.RaggedTensor, values: tf.RaggedTensor | None, dtype: st
             lambda: tf.concat([id_splits[1:] - id_splits[:-1], value_splits[1:] - value_splits[:-1]], axis=0),
         )
     if flat_values is not None:
-        with tf.control_dependencies(checked):
-            flat_values = tf.identity(flat_values)  # a reshape wouldn't wait: Grappler removes one that changes nothing
-        flat_values = _flat_values(flat_values, dtype)
+        # A reshape alone would not wait for the checks: Grappler removes one that changes nothing.
+        flat_values = _flat_values(after_checks(checked, flat_values), dtype)
     samples, num_samples = tf.cast(ids.value_rowids(), tf.int64), tf.cast(ids.nrows(), tf.int64)
     return Occurrences(samples, ids.flat_values, flat_values, num_samples, dtype)
 
@@ -204,11 +203,10 @@ def _from_sparse(inputs: tf.SparseTensor, num_features: int, dtype: str, where: 
     samples = inputs.indices[:, 0]
     checked += require(
         tf.reduce_all(samples[1:] >= samples[:-1]),
-        f"{where}: the rows of a tf.SparseTensor must be in order (tf.sparse.reorder does it). Received the first row",
+        f"{where}: the rows of a tf.SparseTensor must be in order (use tf.sparse.reorder). Received the first row",
         lambda: samples[0],
     )
-    with tf.control_dependencies(checked):
-        samples = tf.identity(samples)
+    samples = after_checks(checked, samples)
     return Occurrences(samples, inputs.indices[:, 1], tf.cast(inputs.values, dtype), inputs.dense_shape[0], dtype)
 
 
@@ -216,15 +214,14 @@ def _flat_values(values: tf.Tensor | None, dtype: str) -> tf.Tensor | None:
     return None if values is None else tf.reshape(tf.cast(values, dtype), [-1])
 
 
-def _with_finite_values(flat: Occurrences, num_features: int, where: str) -> Occurrences:
+def _check_finite(flat: Occurrences, num_features: int, where: str) -> Occurrences:
     if flat.values is None:
         return flat
-    # Padding contributes nothing whatever its value, and so do ids that an exported model does not know.
+    # The values of padding, and in an exported model of unknown ids, are ignored.
     finite = tf.math.is_finite(flat.values) | (flat.ids < 0) | (flat.ids >= num_features)
     checked = require(
         tf.reduce_all(finite),
         f"{where}: values must be finite. Received the value",
         lambda: tf.boolean_mask(flat.values, ~finite)[0],
     )
-    with tf.control_dependencies(checked):
-        return flat._replace(values=tf.identity(flat.values))
+    return flat._replace(values=after_checks(checked, flat.values))
