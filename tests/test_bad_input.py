@@ -1,4 +1,4 @@
-"""What the layer says to wrong inputs and wrong options: the error names what was wrong, and nothing is computed."""
+"""Wrong inputs and options of the layer: the error names what was wrong, and nothing is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def ragged(rows: list, dtype: str) -> tf.RaggedTensor:
 
 
 def in_graph(layer: kr.RaFMLayer, signature: Any) -> Callable:
-    """The layer as a graph that knows no more of its input than the signature says."""
+    """Return the layer as a graph that knows only the signature of its input."""
     layer.build()
     return tf.function(layer, input_signature=[signature])
 
@@ -113,7 +113,7 @@ class TestIds:
             layer(np.ones(shape, np.int32))
 
     def test_of_wrong_rank_seen_only_at_run_time(self, layer: kr.RaFMLayer) -> None:
-        """A batch [2, 2, 1] of unknown rank would otherwise be read as some other samples."""
+        """Without a check, a batch [2, 2, 1] of unknown rank would be read as other samples."""
         run = in_graph(layer, tf.TensorSpec(None, tf.int32))
         for shape in ((), (4,), (2, 2, 1)):
             with pytest.raises(InvalidArgumentError, match=r"`ids` must be of shape \[batch, occurrences\]"):
@@ -151,7 +151,7 @@ class TestValues:
             run({"ids": np.array([[1, 2]], np.int32), "values": np.array([[1, NAN]], np.float32)})
 
     def test_too_large_for_the_sums(self, layer: kr.RaFMLayer) -> None:
-        """Sums are computed in float32: 1e300 is infinite there."""
+        """Sums are computed in float32, where 1e300 is infinite."""
         with pytest.raises(InvalidArgumentError, match="finite"):
             layer({"ids": np.array([[1, 2]]), "values": np.array([[1.0, 1e300]])})
 
@@ -172,7 +172,7 @@ class TestValues:
 
 
 class TestIdsAndValuesOfDifferentShape:
-    SHAPES = ((3, 2), (2, 1), (2, 4), (1, 3), (6, 1))  # beside ids [2, 3]: two hold as many numbers, two would broadcast
+    SHAPES = ((3, 2), (2, 1), (2, 4), (1, 3), (6, 1))  # with ids [2, 3]: two have as many elements, two would broadcast
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_dense(self, layer: kr.RaFMLayer, shape: tuple) -> None:
@@ -200,7 +200,7 @@ class TestIdsAndValuesOfDifferentShape:
     def test_ragged_rows(self, layer: kr.RaFMLayer, graph: bool) -> None:
         spec = {name: tf.RaggedTensorSpec([None, None], t) for name, t in (("ids", tf.int32), ("values", tf.float32))}
         run = in_graph(layer, spec) if graph else layer
-        # Often, because an operation that doesn't wait for the check fails before it in some runs only.
+        # Repeated, because an operation that does not wait for the check fails first in some runs only.
         for rows in ([[1.0, 1.0], [1.0]], [[1.0], [1.0]], [[], [1.0, 1.0, 1.0]]) * 20:
             with pytest.raises(InvalidArgumentError, match="ragged `ids` and `values` must have rows of the same lengths"):
                 run({"ids": ragged([[1], [2, 3]], "int32"), "values": ragged(rows, "float32")})
@@ -229,9 +229,9 @@ class TestMappings:
 
     def test_with_a_sparse_tensor_inside(self, layer: kr.RaFMLayer) -> None:
         sparse = tf.SparseTensor([[0, 1]], [1], [1, NUM_FEATURES])
-        with pytest.raises(TypeError, match=r"tf.SparseTensor holds ids and values at once and must be given alone"):
+        with pytest.raises(TypeError, match=r"tf.SparseTensor holds both ids and values, so it must be the only input"):
             layer({"ids": sparse})
-        with pytest.raises(TypeError, match="must be given alone"):
+        with pytest.raises(TypeError, match="must be the only input"):
             layer({"ids": np.ones((1, 1), np.int32), "values": sparse})
 
     def test_of_ids_alone_is_fine(self, layer: kr.RaFMLayer) -> None:
@@ -257,7 +257,7 @@ class TestSparseTensors:
     def test_of_unordered_rows(self, layer: kr.RaFMLayer, graph: bool) -> None:
         inputs = tf.SparseTensor([[1, 0], [0, 2]], [1.0, 1.0], [2, NUM_FEATURES])
         run = in_graph(layer, tf.SparseTensorSpec([None, NUM_FEATURES], tf.float32)) if graph else layer
-        with pytest.raises(InvalidArgumentError, match=r"must be in order \(tf.sparse.reorder does it\)"):
+        with pytest.raises(InvalidArgumentError, match=r"must be in order \(use tf.sparse.reorder\)"):
             run(inputs)
         assert run(tf.sparse.reorder(inputs)).shape == (2, 1)
 
@@ -275,8 +275,11 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"factors_l2_scope": "rows"}, r"`factors_l2_scope` must be one of \('tables', 'batch'\). Received: 'rows'"),
-            ({"dependent_gradient": "none"}, "`dependent_gradient` must be one of .*Received: 'none'"),
+            (
+                {"factors_l2_scope": "rows"},
+                r"`factors_l2_scope` must be one of 'tables', 'batch'. Received: factors_l2_scope='rows'",
+            ),
+            ({"dependent_gradient": "none"}, "`dependent_gradient` must be one of .*Received: dependent_gradient='none'"),
             ({"dependent_gradient": None}, "`dependent_gradient` must be one of"),
             ({"dependent_loss_weight": "automatic"}, "`dependent_loss_weight` must be .*Received: 'automatic'"),
             ({"dependent_loss_weight": (1.0,)}, r"`dependent_loss_weight` .* a sequence of 2 .*Received: \(1.0,\)"),

@@ -37,7 +37,7 @@ PLANS = {
 }
 
 FULL = [(0, 0.5), (1, -2.0), (2, 1.0), (3, 3.0), (4, -0.25), (5, 1.5)]
-#: name -> (samples, ids −1 added to each row)
+#: name -> (samples, number of padding ids added to each row)
 BATCHES = {
     "several samples": ([FULL, FULL[:2], [(5, 2.0), (0, -1.0), (3, 1.0)]], 0),
     "padding anywhere": ([FULL[3:], [(1, 0.5)], FULL[1:4]], 3),
@@ -59,7 +59,7 @@ def assert_exact(layer: kr.RaFMLayer, plan: kr.RankPlan, inputs: object, samples
 
 
 def test_oracle_by_hand() -> None:
-    """Three features, levels 2, 2, 1, ranks 1 and 2: the oracle itself against numbers worked out on paper."""
+    """The oracle itself against numbers computed by hand: three features of levels 2, 2, 1 and ranks 1 and 2."""
     plan = kr.RankPlan([2, 2, 1], (1, 2))
     layer = kr.RaFMLayer(plan)
     layer.assign_factors(1, [0, 1, 2], [[2.0], [3.0], [5.0]])
@@ -229,7 +229,7 @@ def test_mixed_precision_casts_no_table(policy: str) -> None:
     ("kind", "in_graph"), [("dense_values", False), ("dense_values", True), ("ragged_values", False), ("sparse", False)]
 )
 def test_gradient_of_values(kind: str, in_graph: bool) -> None:
-    """Against central differences of the oracle, which are exact up to rounding: a score is quadratic in each value."""
+    """Compare with central differences of the oracle, which are exact up to rounding: a score is quadratic in each value."""
     plan = PLANS["four levels"]
     layer = large_random_layer(plan, dtype="float64")
     samples = [FULL, [(3, 1.0), (3, -2.0), (0, 0.5)], [], [(5, 2.0)]]
@@ -264,7 +264,7 @@ def test_gradient_of_values(kind: str, in_graph: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "in_graph"), [*((kind, False) for kind in KINDS), ("sparse", True)])
 def test_gradient_of_tables(kind: str, in_graph: bool) -> None:
-    """Each table's gradient has distinct rows (Keras optimizers are wrong on repeated ones) and is that of the formula."""
+    """Each table's gradient equals that of the formula and has distinct rows: Keras optimizers are wrong on repeated ones."""
     plan = PLANS["four levels"]
     layer = large_random_layer(plan, dtype="float64")
     samples = seen_by(kind, [FULL[:4], [(3, 1.0), (3, -2.0), (0, 0.5), (4, 1.0)], [], [(0, 2.0), (4, 1.0)]])
@@ -291,7 +291,7 @@ def test_gradient_of_tables(kind: str, in_graph: bool) -> None:
             for (i, x_i), (j, x_j) in itertools.permutations(sample, 2):
                 if min(plan.levels[i], plan.levels[j]) == k:
                     expected[i] += x_i * x_j * oracle.factors[k][j]
-        # Rows of the tables are in the order of `factors`: first the dependent, then the free ones.
+        # The rows of the tables are in the order of `factors`: first the dependent factors, then the free ones.
         actual = np.concatenate([by_name[name] for name in (f"dependent_{k}", f"free_{k}") if name in by_name])
         np.testing.assert_allclose(actual, list(expected.values()), rtol=1e-9, atol=1e-9)
     expected_linear = np.zeros(plan.num_features)

@@ -1,4 +1,4 @@
-"""The tables of a `RaFMLayer`: which there are, their options, initial values and penalties."""
+"""The tables of a `RaFMLayer`: shapes, options, initial values and penalties."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ class TestVariables:
         assert built(layer)["slots"].dtype == np.int32
 
     def test_rows_are_in_slot_order(self) -> None:
-        """Highest level first, then falling count."""
+        """Slots are ordered by falling level, then by falling count."""
         layer = kr.RaFMLayer(kr.RankPlan([1, 2, 2, 1], (1, 2), counts=[8, 2, 5, 9]))
         for feature, number in enumerate([10.0, 11.0, 12.0, 13.0]):
             layer.assign_factors(1, [feature], [[number]])
@@ -128,7 +128,7 @@ class TestOptions:
 
 
 class TestInitializers:
-    #: free_1 and dependent_1 have one shape here, and so have free_2 and dependent_2 with each other.
+    #: Here free_1 and dependent_1 have the same shape, and so do free_2 and dependent_2.
     EQUAL_SHAPES = kr.RankPlan(np.repeat([1, 1, 2, 3], 50), (4, 8, 16))
 
     def test_defaults(self) -> None:
@@ -213,11 +213,11 @@ class TestL2:
 
     def make_layer(self, scope: str) -> kr.RaFMLayer:
         options = {"factors_l2": self.FACTORS_L2, "linear_l2": self.LINEAR_L2, "factors_l2_scope": scope}
-        # Mode "upper" has no lower losses, so that all losses are penalties.
+        # Mode "upper" has no lower losses, so all losses are penalties.
         return large_random_layer(make_plan(), dependent_gradient="upper", **options)
 
     def penalty(self, layer: kr.RaFMLayer, features: set[int]) -> float:
-        """Of everything that these features own."""
+        """Return the penalty over all weights of these features."""
         oracle = Oracle(layer, make_plan())
         total = self.LINEAR_L2 * sum(oracle.linear[i] ** 2 for i in features)
         for k, l2 in enumerate(self.FACTORS_L2, start=1):
@@ -234,7 +234,7 @@ class TestL2:
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize("kind", KINDS)
     def test_over_batch(self, kind: str, training: bool) -> None:
-        """Each distinct feature counts once, however often and with whatever value it occurs; padding does not."""
+        """Each distinct feature counts once, independent of its values and number of occurrences. Padding does not count."""
         layer = self.make_layer("batch")
         samples = [[(2, 1.0), (5, 3.0), (2, 1.0)], [], [(2, -2.0), (1, 1.0)]]
         layer(build_input(kind, samples, 6, num_padding=2), training=training)

@@ -78,12 +78,12 @@ class TestConfig:
     def test_weights_of_another_plan(self) -> None:
         clone = kr.RaFMLayer.from_config(kr.RaFMLayer(make_plan()).get_config())
         clone.set_weights([np.array(w) for w in built(kr.RaFMLayer(other_plan())).values()])
-        for _ in range(2):  # it does not get used to them
+        for _ in range(2):  # the second call raises as well
             with pytest.raises(ValueError, match="belong to another RankPlan"):
                 clone(IDS)
 
     def test_weights_of_another_plan_given_to_a_layer_with_a_plan(self, tmp_path: Path) -> None:
-        """They bring their slot map along, so the layer is then one of that plan, and can be saved as that."""
+        """The weights include the slot map, so the layer then belongs to the other plan and can be saved with it."""
         other = large_random_layer(other_plan())
         other.build()
         layer = kr.RaFMLayer(make_plan())
@@ -95,7 +95,7 @@ class TestConfig:
         loaded = keras.models.load_model(tmp_path / "model.keras")
         np.testing.assert_array_equal(loaded.predict(IDS, verbose=0), model.predict(IDS, verbose=0))
 
-    @pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras warns so before it raises
+    @pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras warns before it raises
     def test_weights_file_of_another_plan(self, tmp_path: Path) -> None:
         plain_model(kr.RaFMLayer(other_plan(), name="scores")).save_weights(tmp_path / "other.weights.h5")
         model = plain_model(kr.RaFMLayer(make_plan(), name="scores"))
@@ -129,7 +129,7 @@ class TestAccessToWeights:
     def test_assign_some_factors(self) -> None:
         layer = large_random_layer(make_plan())
         before = dict(zip(layer.factors(2)[0].tolist(), layer.factors(2)[1], strict=True))
-        layer.assign_factors(2, [5, 0], [[1, 2, 3], [4, 5, 6]])  # of level 3 and of level 2
+        layer.assign_factors(2, [5, 0], [[1, 2, 3], [4, 5, 6]])  # features of level 3 and of level 2
         after = dict(zip(layer.factors(2)[0].tolist(), layer.factors(2)[1], strict=True))
         assert after[5].tolist() == [1, 2, 3]
         assert after[0].tolist() == [4, 5, 6]

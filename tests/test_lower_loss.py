@@ -13,7 +13,7 @@ import keras_rafm as kr
 
 
 class TestLowerLoss:
-    """What the layer adds in training when no RaFMModel is around: squared differences of neighbouring level scores."""
+    """Outside a RaFMModel, the layer adds squared differences of neighbouring level scores in training."""
 
     @staticmethod
     def make_layer(**options: Any) -> kr.RaFMLayer:

@@ -24,7 +24,7 @@ GENERATOR = np.random.default_rng(0)
 IDS = GENERATOR.integers(0, 9, (24, 4)).astype("int32")
 DENSE = GENERATOR.normal(size=(24, 3)).astype("float32")
 LABELS = GENERATOR.integers(0, 2, (24, 1)).astype("float32")
-#: In which order sums over threads are taken is left open, and Adam makes the most of differences.
+#: The order of sums over threads is not fixed, and Adam amplifies small differences.
 TOLERANCE = 2e-5
 
 TRAINING = {"batch_size": 6, "shuffle": False, "verbose": 0}
@@ -43,7 +43,7 @@ def small(plan: kr.RankPlan = PLAN) -> kr.RaFMModel:
         keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1),
         metrics=[keras.metrics.AUC(from_logits=True, num_thresholds=20, name="auc")],
     )
-    # As a first step does. Keras warns when it loads a model whose optimizer has no state yet.
+    # The first training step does this. Keras warns when it loads a model whose optimizer has no state yet.
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -75,7 +75,7 @@ def assert_same_weights(one: dict[str, np.ndarray], other: dict[str, np.ndarray]
         np.testing.assert_allclose(value, other[path], rtol=0, atol=TOLERANCE, err_msg=path)
 
 
-#: Loads each model, with nothing but `import keras_rafm`; predicts; goes on training.
+#: Loads each model after `import keras_rafm` alone, predicts and continues training.
 FRESH_PROCESS = """
 import json, sys
 import keras_rafm
@@ -129,7 +129,7 @@ def test_training_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_loaded_optimizer_state_matters() -> None:
-    """What the test above would miss if Adam's state were lost: training goes on differently without it."""
+    """The test above would notice a lost state of Adam: training continues differently without it."""
     model, stateless = small(), small()
     model.run_eagerly = stateless.run_eagerly = True
     model.fit(IDS, LABELS, epochs=2, **TRAINING)
@@ -247,7 +247,7 @@ class TestWeights:
 
 
 class TestRemadeFromConfig:
-    """A config doesn't hold the level of every feature: weights do."""
+    """A config does not hold the level of every feature; the weights do."""
 
     @pytest.fixture(
         params=[
@@ -286,7 +286,7 @@ class TestRemadeFromConfig:
     def test_raises_on_weights_of_another_plan(self, remake: Callable[[kr.RaFMModel], kr.RaFMModel]) -> None:
         other = remake(small())
         other.set_weights(small(SAME_SIZES).get_weights())
-        with pytest.raises(ValueError, match="of another RankPlan"):
+        with pytest.raises(ValueError, match="belong to another RankPlan"):
             other(IDS)
 
 

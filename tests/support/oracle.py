@@ -1,6 +1,6 @@
-"""RaFM by brute force in NumPy: the double loop over pairs of occurrences that the package never runs.
+"""RaFM by brute force in NumPy: a double loop over pairs of occurrences, which the package itself never runs.
 
-It knows the model from the layer's public methods alone. A sample is a list of occurrences `(feature id, value)`.
+It uses the layer's public methods alone. A sample is a list of occurrences `(feature id, value)`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Oracle:
     """`ŷ_k = b + Σ_i w_i x_i + Σ_{i<j} <v_i^(q), v_j^(q)> x_i x_j` with `q = min(k_i, k_j, k)`, in float64.
 
     Args:
-        layer: The layer whose numbers to use.
-        plan: Its plan.
+        layer: The layer whose weights to use.
+        plan: The plan of the layer.
     """
 
     def __init__(self, layer: kr.RaFMLayer, plan: kr.RankPlan) -> None:
         self.levels = plan.levels
         self.num_levels = len(plan.ranks)
-        #: factors[k][i] is `v_i^(k)`; level and feature that has none: KeyError.
+        #: factors[k][i] is `v_i^(k)`; a KeyError means that the feature has no factors of the level.
         self.factors: dict[int, dict[int, np.ndarray]] = {}
         for k in range(1, self.num_levels + 1):
             ids, matrix = layer.factors(k)
@@ -42,7 +42,7 @@ class Oracle:
         self.bias = layer.bias()
 
     def score(self, sample: Sample, cut: int | None = None) -> float:
-        """`ŷ_cut` of one sample; `ŷ_m` without a cut."""
+        """Return `ŷ_cut` of one sample, or `ŷ_m` without a cut."""
         cut = self.num_levels if cut is None else cut
         total = self.bias + sum(self.linear[i] * x for i, x in sample)
         for position, (i, x_i) in enumerate(sample):
@@ -61,7 +61,7 @@ class Oracle:
         return np.array([[self.score(sample, cut) for cut in cuts] for sample in samples]).reshape(-1, self.num_levels)
 
     def magnitudes(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Size of the terms that a score adds up, which its rounding error is relative to: `[B, 1]`.
+        """Return the magnitude of the terms of a score, which its rounding error is relative to: `[B, 1]`.
 
         A score itself may be a small difference of large terms, and `½(|Σ x v|² − Σ x²|v|²)` is one.
         """
@@ -75,7 +75,7 @@ class Oracle:
 
 
 def large_random_layer(plan: kr.RankPlan, seed: int = 0, **options: Any) -> kr.RaFMLayer:
-    """A layer whose factors, linear weights and bias are all of size 1, so that no term hides behind another."""
+    """Return a layer whose factors, linear weights and bias are all of size 1, so that no term hides another."""
     normal = keras.initializers.RandomNormal(stddev=1.0)
     layer = kr.RaFMLayer(plan, factors_initializer=normal, linear_initializer=normal, seed=seed, **options)
     if layer.use_bias:
@@ -84,7 +84,7 @@ def large_random_layer(plan: kr.RankPlan, seed: int = 0, **options: Any) -> kr.R
 
 
 def assert_close(actual: Any, expected: np.ndarray, magnitudes: np.ndarray, relative: float) -> None:
-    """Shapes are equal and no number differs by more than `relative` times the size of the terms in it."""
+    """Assert equal shapes, and that no number differs by more than `relative` times the magnitude of its terms."""
     actual = np.asarray(tf.cast(actual, tf.float64))
     assert actual.shape == expected.shape
     error = np.abs(actual - expected)
@@ -93,7 +93,7 @@ def assert_close(actual: Any, expected: np.ndarray, magnitudes: np.ndarray, rela
 
 
 def seen_by(kind: str, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples as a kind of input can hold them: value 1 everywhere where it has no values."""
+    """Return the samples as a kind of input can hold them: without values, every value is 1."""
     if kind in KINDS_WITHOUT_VALUES:
         return [[(i, 1.0) for i, _ in sample] for sample in samples]
     return [list(sample) for sample in samples]
@@ -102,7 +102,7 @@ def seen_by(kind: str, samples: Sequence[Sample]) -> list[Sample]:
 def build_input(
     kind: str, samples: Sequence[Sample], num_features: int, id_dtype: str = "int32", num_padding: int = 0, seed: int = 0
 ) -> Any:
-    """Samples as an input of some kind.
+    """Return samples as an input of some kind.
 
     Args:
         kind: One of `KINDS`.
@@ -141,7 +141,7 @@ def build_input(
 
 
 def build_keras_input(kind: str, num_features: int, id_dtype: str = "int32", width: int | None = None) -> Any:
-    """What a functional model declares for an input of some kind."""
+    """Return the Keras inputs that a functional model declares for a kind of input."""
     if kind == "sparse":
         return keras.Input((num_features,), sparse=True, name="features")
     ragged = kind.startswith("ragged")
@@ -152,7 +152,7 @@ def build_keras_input(kind: str, num_features: int, id_dtype: str = "int32", wid
 
 
 def input_signature(kind: str, num_features: int, id_dtype: str = "int32") -> Any:
-    """The least that a `tf.function` can know about an input of some kind."""
+    """Return the least specific `tf.function` signature for a kind of input."""
     if kind == "sparse":
         return tf.SparseTensorSpec([None, num_features], tf.float32)
     spec = tf.RaggedTensorSpec if kind.startswith("ragged") else tf.TensorSpec

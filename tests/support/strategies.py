@@ -1,4 +1,4 @@
-"""What hypothesis draws for several tests."""
+"""Hypothesis strategies that several tests use."""
 
 from hypothesis import strategies as st
 
@@ -7,7 +7,7 @@ import keras_rafm as kr
 
 @st.composite
 def plans_and_samples(draw: st.DrawFn) -> tuple[kr.RankPlan, list]:
-    """A plan of up to four levels and eight features, and samples of them."""
+    """Draw a plan of up to four levels and eight features, and samples of its features."""
     ranks = sorted(draw(st.sets(st.integers(1, 6), min_size=1, max_size=4)))
     levels = draw(st.lists(st.integers(1, len(ranks)), min_size=1, max_size=8))
     counts = draw(st.none() | st.lists(st.integers(0, 5), min_size=len(levels), max_size=len(levels)))
