@@ -229,7 +229,7 @@ def test_mixed_precision_casts_no_table(policy: str) -> None:
     ("kind", "in_graph"), [("dense_values", False), ("dense_values", True), ("ragged_values", False), ("sparse", False)]
 )
 def test_gradient_of_values(kind: str, in_graph: bool) -> None:
-    """Compare with central differences of the oracle, which are exact up to rounding: a score is quadratic in each value."""
+    """Compare with central differences of the oracle, exact up to rounding because a score is quadratic in each value."""
     plan = PLANS["four levels"]
     layer = large_random_layer(plan, dtype="float64")
     samples = [FULL, [(3, 1.0), (3, -2.0), (0, 0.5)], [], [(5, 2.0)]]
@@ -264,7 +264,7 @@ def test_gradient_of_values(kind: str, in_graph: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "in_graph"), [*((kind, False) for kind in KINDS), ("sparse", True)])
 def test_gradient_of_tables(kind: str, in_graph: bool) -> None:
-    """Each table's gradient equals that of the formula and has distinct rows: Keras optimizers are wrong on repeated ones."""
+    """Each table's gradient equals the formula's. Its rows are distinct: Keras optimizers are wrong on repeated ones."""
     plan = PLANS["four levels"]
     layer = large_random_layer(plan, dtype="float64")
     samples = seen_by(kind, [FULL[:4], [(3, 1.0), (3, -2.0), (0, 0.5), (4, 1.0)], [], [(0, 2.0), (4, 1.0)]])

@@ -234,7 +234,7 @@ class TestL2:
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize("kind", KINDS)
     def test_over_batch(self, kind: str, training: bool) -> None:
-        """Each distinct feature counts once, independent of its values and number of occurrences. Padding does not count."""
+        """Each distinct feature counts once, independent of its values and occurrences. Padding does not count."""
         layer = self.make_layer("batch")
         samples = [[(2, 1.0), (5, 3.0), (2, 1.0)], [], [(2, -2.0), (1, 1.0)]]
         layer(build_input(kind, samples, 6, num_padding=2), training=training)
