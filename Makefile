@@ -1,6 +1,6 @@
-# `make quickstart` and `make test` need nothing but a Python 3.11 to 3.13 with venv: they make .venv and install into it.
+# `make quickstart` and `make test` need a Python 3.11 to 3.13 with venv and nothing else: they create .venv and install into it.
 
-# The first interpreter that runs and has a supported version; 3.12 first, the newest that tensorflow-io has wheels for.
+# The first supported interpreter. 3.12 comes first: it is the newest version that tensorflow-io has wheels for.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo "$$p"; break; }; done)
 VENV ?= .venv
@@ -10,9 +10,9 @@ LATEST_VENV ?= .venv-latest
 
 install: $(VENV)/.installed
 
-# The extra `io` brings tensorflow-io with TensorFlow 2.17 where tensorflow-io has wheels, and nothing elsewhere.
+# The extra `io` installs tensorflow-io and TensorFlow 2.17 where tensorflow-io has wheels, and nothing elsewhere.
 $(VENV)/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "keras_rafm needs Python 3.11, 3.12 or 3.13: none was found. Name one with 'make PYTHON=/path/to/python'." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 not found. Name an interpreter with 'make PYTHON=/path/to/python'." >&2; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --editable '.[io,beam,examples,benchmark,test,lint]'
@@ -28,13 +28,13 @@ $(LATEST_VENV)/.installed: pyproject.toml
 quickstart: install
 	$(VENV)/bin/python examples/quickstart.py
 
-# Options of `python -m benchmarks`, such as make benchmark OPTIONS='--cases large --xlearn PATH'.
+# Options of `python -m benchmarks`, for example: make benchmark OPTIONS='--cases large --xlearn PATH'
 OPTIONS ?= --data ../shared/data --other-python $(LATEST_VENV)/bin/python
 
 benchmark: install $(LATEST_VENV)/.installed
 	$(VENV)/bin/python -m benchmarks $(OPTIONS)
 
-# Most of a test is Python that builds graphs, or waits: three processes keep two cores busy.
+# Tests mostly build graphs in Python or wait, so three processes keep two cores busy.
 PYTEST = -m pytest --numprocesses 3 --dist worksteal --durations 15
 
 test: install
@@ -48,6 +48,7 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 clean:
 	rm -rf $(VENV) $(LATEST_VENV) build *.egg-info
