@@ -2,8 +2,8 @@
 
 The command writes rows of log-uniform integers (2 to 1,000,000 values per column) to a temporary directory, as integers and
 as strings, and counts all columns of each file by DuckDB, as `Schema.count_values` does for files. Every count runs in its
-own process. Its time does not include imports, and its peak memory is the growth since the imports. Installed peers (polars,
-pyarrow) count the same Parquet file in alternation. Ratios compare times of the same run.
+own process. Its time does not include imports, and its peak memory is the growth since the imports. Installed peers count
+the same Parquet file in alternation. Ratios compare times of the same run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Peak memory of a training process, relative to the data that it must hold: `python -m benchmarks.memory`.
 
 For each number of features, a process trains an FM of rank 8 on a few batches of 4,096 samples with 39 log-uniform ids. The
-peak is its `ru_maxrss` at the end, minus that of a process that imports the same modules and trains a tiny model on the same
-number of samples in batches of 16. The process must hold the tables, optimizer slots, the slot map and the data of one batch
-(`held_bytes`, `batch_bytes`).
+peak is its `ru_maxrss` at the end, minus that of a process that imports the same modules and trains a tiny model on as many
+samples in batches of 16. The process must hold the tables, their optimizer slots, the slot map (`held_bytes`) and the data
+of one batch (`batch_bytes`).
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def held_bytes(num_features: int, rank: int, optimizer: str) -> int:
 def batch_bytes(num_samples: int, occurrences: int, distinct: float, rank: int, slots: int) -> int:
     """Return the bytes that a step of a plain FM needs, if none are freed before its end.
 
-    - per occurrence: its id, its sample and its position in the CSR matrix (4 + 8 + 16 bytes), its entries in the matrix and
-      in the transposed matrix (column and value: 8 each), and the index of the distinct row that it reads (4);
+    - per occurrence: its id, its sample and its position in the CSR matrix (4 + 8 + 16 bytes), its entries in the matrix
+      and in the transposed matrix (column and value: 8 each), and the index of the distinct row that it reads (4);
     - per distinct row: its id, slot and index (4 each), the row, its gradient, and the new values of the row and of each
       optimizer slot;
     - per sample: the sum of the rows and its gradient, and a few numbers (16 bytes).
@@ -160,9 +160,7 @@ def _result(footprints: list[Footprint], baseline: int) -> CaseResult:
         )
         for footprint in footprints
     ]
-    notes = [
-        f"The {baseline / 1e6:,.0f} MB of a process that trains a tiny model on as many samples are subtracted from all peaks."
-    ]
+    notes = [f"All peaks are less {baseline / 1e6:,.0f} MB, the peak of a process with a tiny model and as many samples."]
     raw = {
         "baseline": baseline,
         "processes": [

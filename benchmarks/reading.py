@@ -2,7 +2,7 @@
 
 The command writes the same rows, a label and ten string columns of log-uniform values (2 to 1,000,000 different ones), to a
 temporary directory as CSV, CSV with quotes, gzip CSV, Parquet, TFRecord, Avro and, as ids, libFM text. For each file it
-measures the rows per second that are read as raw columns, that are mapped to ids by an adapted `Schema`, and that go through
+measures the rows per second that are read as raw columns, that an adapted `Schema` maps to ids, and that go through
 `RaFMModel.fit`. All figures include the start of an iteration, some tenths of a second to build the graph.
 
 Installed peers read or map the same files in alternation, in the same process. Ratios compare rows per second of the same

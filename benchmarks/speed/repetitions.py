@@ -33,7 +33,7 @@ _SEED = 20190512
 
 
 def serve(task: dict[str, Any], channel: Channel) -> None:
-    """Answer each `"repeat"` with a repetition and each `{"roofline": array_bytes}` with the roofline, until the input ends."""
+    """Answer each `"repeat"` with a repetition and each `{"roofline": array_bytes}` with a roofline, until the end."""
     contender = TensorFlowContender.from_json(task["contender"])
     samples = load(contender)
     counts = kr.count_features(samples, contender.workload.num_features)

@@ -30,8 +30,8 @@ def markdown(results: Sequence[CaseResult], settings: Settings) -> str:
     about = machine()
     head = (
         "# Speed\n\n"
-        f"{about['processor']}, {about['cores']} cores, {about['memory_gigabytes']:.0f} GB; {_versions(results)}. Medians of "
-        f"{settings.runs} alternating repetitions of about {settings.seconds:g} s, with lowest and highest in parentheses. "
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gigabytes']:.0f} GB; {_versions(results)}. "
+        f"Medians of {settings.runs} alternating repetitions of about {settings.seconds:g} s, with lowest and highest. "
         "Ratios compare repetitions of the same round. Bold: this package.\n"
     )
     return "\n".join([head, *map(case_text, results)])

@@ -33,7 +33,7 @@ _SEEDS = 3
 _SEED_OF_TRIAL = 100
 _HEADER = ["contender", "optimizer", "batch", "threads", "epochs", "test log-loss", "seconds"]
 _CLOCKS = {
-    "seconds": "including making the model and building its graph",
+    "seconds": "with making the model and building its graph",
     "seconds_without_graph": "without graph building",
 }
 
