@@ -2,7 +2,7 @@
 
 For each number of features, a process trains an FM of rank 8 on a few batches of 4,096 samples with 39 log-uniform ids. The
 peak is its `ru_maxrss` at the end, minus that of a process that imports the same modules and trains a tiny model on as many
-samples in batches of 16. The process must hold the tables, their optimizer slots, the slot map (`held_bytes`) and the data
+samples in batches of 16. The process must hold the tables, their optimizer slots, the slot map (`model_bytes`) and the data
 of one batch (`batch_bytes`).
 """
 
@@ -47,22 +47,22 @@ class Footprint:
 
     Attributes:
         contender: The model that was trained.
-        held: Bytes of tables, optimizer slots and slot map.
-        batch: Bytes that a step needs in addition.
+        model_bytes: Bytes of tables, optimizer slots and slot map.
+        batch_bytes: Bytes that a step needs in addition.
         peak: The peak, minus that of the process with a tiny model.
         phases: The same difference after the plan, the tables, the optimizer and the training.
     """
 
     contender: TensorFlowContender
-    held: int
-    batch: int
+    model_bytes: int
+    batch_bytes: int
     peak: int
     phases: dict[str, int]
 
     @property
     def ratio(self) -> float:
         """The peak divided by the bytes that the process must hold."""
-        return self.peak / (self.held + self.batch)
+        return self.peak / (self.model_bytes + self.batch_bytes)
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def run(python: str, log: Log, runs: Sequence[tuple[int, str]] = DEFAULT_RUNS) -
     return _result(footprints, baseline)
 
 
-def held_bytes(num_features: int, rank: int, optimizer: str) -> int:
+def model_bytes(num_features: int, rank: int, optimizer: str) -> int:
     """Return the bytes of factors, linear weights and bias, their optimizer slots, the slot map, and idle decay's marks."""
     weights = num_features * (rank + 1) + 1
     marks = num_features * _MARK if optimizer == "LazyAdam" else 0
@@ -135,7 +135,7 @@ def _footprint(python: str, contender: TensorFlowContender, baseline: int) -> Fo
     slots = _SLOTS[contender.optimizer]
     return Footprint(
         contender,
-        held_bytes(contender.workload.num_features, _RANK, contender.optimizer),
+        model_bytes(contender.workload.num_features, _RANK, contender.optimizer),
         batch_bytes(ids.shape[0], ids.size, np.unique(ids).size, _RANK, slots),
         report["peak"] - baseline,
         {phase: report["phases"][phase]["peak"] - baseline for phase in _PHASES},
@@ -147,7 +147,7 @@ def _result(footprints: list[Footprint], baseline: int) -> CaseResult:
     header += [f"peak after {phase} (MB)" for phase in _PHASES]
     rows = []
     for footprint in footprints:
-        megabytes = [f"{number / 1e6:,.0f}" for number in (footprint.held, footprint.batch, footprint.peak)]
+        megabytes = [f"{number / 1e6:,.0f}" for number in (footprint.model_bytes, footprint.batch_bytes, footprint.peak)]
         phases = [f"{footprint.phases[phase] / 1e6:,.0f}" for phase in _PHASES]
         features = f"{footprint.contender.workload.num_features:,}"
         rows.append([features, footprint.contender.optimizer, *megabytes, f"{footprint.ratio:.2f}", *phases])
@@ -167,8 +167,8 @@ def _result(footprints: list[Footprint], baseline: int) -> CaseResult:
             {
                 "features": footprint.contender.workload.num_features,
                 "optimizer": footprint.contender.optimizer,
-                "held": footprint.held,
-                "batch": footprint.batch,
+                "model_bytes": footprint.model_bytes,
+                "batch_bytes": footprint.batch_bytes,
                 "peak": footprint.peak,
                 "phases": footprint.phases,
             }

@@ -1,9 +1,11 @@
 """The commands of `benchmarks` other than the speed against peers. No test depends on how fast anything is."""
 
 import ast
+import dataclasses
 import graphlib
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 import reference_readers
 from real_data import ML_100K, needs
 
-from benchmarks import compare, datasets
+import keras_rafm as kr
+from benchmarks import compare, datasets, validation
 from benchmarks.speed.processes import Worker, WorkerError
 from benchmarks.speed.spreads import Spread
 
@@ -138,6 +141,40 @@ def test_rating_data_have_the_split_of_the_tables(tmp_path, monkeypatch):
             else:  # values unseen in training have no feature
                 assert ids == [ids_of_reference[id_] for id_ in expected if id_ in ids_of_reference]
     assert len(set(ids_of_reference.values())) == len(ids_of_reference) == split.counts().size
+
+
+def rows_of_readme(heading):
+    """Count the rows of the first table below a heading of `benchmarks/README.md` by data set or model."""
+    section = (BENCHMARKS / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = next(part for part in section.split("\n\n") if part.startswith("|"))
+    return Counter(line.strip("|").split("|")[0].split(",")[0].strip() for line in table.splitlines()[2:])
+
+
+def test_validation_has_a_run_for_each_row_of_the_tables():
+    for table, heading in (
+        ("dependent-loss-weight", "`dependent_loss_weight`"),
+        ("idle-decay", "`LazyAdam(idle_decay=…)`"),
+    ):
+        runs = {name: len(list(validation.TABLES[table](case))) for name, case in validation.CASES.items()}
+        assert runs == rows_of_readme(heading)
+    ranks = Counter(run.plain_rank for run in validation.learning_rate(validation.CASES["frappe"]))
+    rows = rows_of_readme("Learning rate on Frappe")
+    assert ranks == {None: rows["RaFM 64+256"], **{rank: rows[f"FM {rank}"] for rank in (64, 256, 512)}}
+
+
+def test_validation_prints_the_loss_of_each_run(monkeypatch, capsys):
+    samples = kr.data.synthetic(600, num_fields=3, features_per_field=20, seed=0).samples
+    split = datasets.Split(samples[:400], samples[400:500], samples[500:])
+    reference = dataclasses.replace(validation.CASES["frappe"].reference, max_epochs=1)
+    case = validation.Case(lambda folder: split, (2, 4), (20,), reference, weights=(2,))
+    monkeypatch.setattr(validation, "CASES", {"tiny": case})
+    monkeypatch.setattr(sys, "argv", ["validation", "dependent-loss-weight", "--data", ".", "--seeds", "1"])
+    validation.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["tiny", "FM 2"], ["tiny", "FM 4"], ["tiny", "RaFM, weight 2"]]
+    for _, label, full, lowest in rows:
+        assert 0 < float(full.split()[0]) < 1
+        assert (full == lowest) == label.startswith("FM")  # a plain FM has one level
 
 
 def imported_modules(path):

@@ -170,9 +170,9 @@ def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.verdicts[0].measured.median == 0  # its peak equals that of the process with a tiny model
 
 
-def test_bytes_that_training_has_to_hold() -> None:
-    assert memory.held_bytes(10, 8, "SparseAdagrad") == 91 * 4 * 2 + 10 * 4
-    assert memory.held_bytes(10, 8, "LazyAdam") == 91 * 4 * 3 + 10 * 4 + 10 * 8
+def test_bytes_that_training_must_hold() -> None:
+    assert memory.model_bytes(10, 8, "SparseAdagrad") == 91 * 4 * 2 + 10 * 4
+    assert memory.model_bytes(10, 8, "LazyAdam") == 91 * 4 * 3 + 10 * 4 + 10 * 8
 
 
 def test_xlearn_output_with_colours_and_without_a_number() -> None:

@@ -32,7 +32,7 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name, "stderr")
         self._label = f"{task['name']} of {task.get('contender', {}).get('name', '?')}"
-        search_path = [str(_ROOT)]
+        search_path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         if checkout is not None:
             task = {**task, "checkout": str(checkout.resolve())}
             # The checkout has a folder `benchmarks` as well, which must not hide this one.
