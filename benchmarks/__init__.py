@@ -1,1 +1,1 @@
-"""Measurements behind the defaults and the tables: `python -m benchmarks.NAME`."""
+"""Measurements behind the defaults and the tables of `benchmarks/README.md`: `python -m benchmarks.NAME`."""

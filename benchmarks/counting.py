@@ -1,9 +1,9 @@
 """Counting the values of raw columns in files: `python -m benchmarks.counting`.
 
-It writes rows of log-uniform integers (2 to 1,000,000 values per column) to a temporary directory, as integers and as
-strings, and counts all columns of each file by DuckDB as `Schema.count_values` does for files. Every count is a process of
-its own; its time and peak memory are those over what it had imported. Peers, where they are installed, count the same
-Parquet file in turn with it: the ratios are of times of one run.
+The command writes rows of log-uniform integers (2 to 1,000,000 values per column) to a temporary directory, as integers and
+as strings, and counts all columns of each file by DuckDB, as `Schema.count_values` does for files. Every count runs in its
+own process. Its time does not include imports, and its peak memory is the growth since the imports. Installed peers count
+the same Parquet file in alternation. Ratios compare times of the same run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=_ROWS)
     parser.add_argument("--columns", type=int, default=_COLUMNS)
-    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS, help="of files; default: all")
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=_KINDS, help="kinds of files; default: all")
     parser.add_argument("--memory-limit", default="300MB")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--runs", type=int, default=3)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write_files(folder: Path, num_rows: int, num_columns: int, dtype: str, kinds: list[str]) -> list[Path]:
-    """The same rows in a file of each kind; those of strings are `v` and a number."""
+    """Write the same rows to a file of each kind. Strings are `v` and a number."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
@@ -99,13 +99,13 @@ def _print_rows(path: Path, dtype: str, counters: list[str], options: argparse.N
     for _ in range(options.runs):
         for name in counters:
             runs[name].append(_in_own_process(name, path, dtype, options))
-    if len({run["values"] for own in runs.values() for run in own}) > 1:
-        raise RuntimeError(f"{path.name}: counters found different numbers of values")
+    if len({run["values"] for runs_of_counter in runs.values() for run in runs_of_counter}) > 1:
+        raise RuntimeError(f"{path.name}: the counters disagree on the number of distinct values")
     megabytes = path.stat().st_size / 1e6
-    for name, own in runs.items():
-        seconds = statistics.median(run["seconds"] for run in own)
-        growth, peak = (max(run[key] for run in own) / 1e6 for key in ("growth", "peak"))
-        both = zip(own, runs["duckdb"], strict=True)
+    for name, runs_of_counter in runs.items():
+        seconds = statistics.median(run["seconds"] for run in runs_of_counter)
+        growth, peak = (max(run[key] for run in runs_of_counter) / 1e6 for key in ("growth", "peak"))
+        both = zip(runs_of_counter, runs["duckdb"], strict=True)
         ratio = statistics.median(run["seconds"] / ours["seconds"] for run, ours in both)
         cells = [path.name, f"{megabytes:,.0f}", name, f"{seconds:.1f}", f"{options.rows / seconds:,.0f}"]
         print(f"| {' | '.join([*cells, f'{growth:,.0f}', f'{peak:,.0f}', f'{ratio:.2f}'])} |", flush=True)
@@ -117,10 +117,10 @@ def _in_own_process(counter: str, path: Path, dtype: str, options: argparse.Name
     command += [] if options.threads is None else ["--threads", str(options.threads)]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{counter} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    if finished.returncode:
+        raise RuntimeError(f"{counter} failed: {finished.stderr[-2000:]}")
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
 def _measured(
@@ -138,9 +138,9 @@ def _measured(
 def _counter(
     counter: str, path: str, dtype: str, names: list[str], memory_limit: str, threads: int | None
 ) -> Callable[[], int]:
-    """What counts the columns and returns the number of distinct values, with all it needs imported."""
+    """Return a function that counts the columns and returns the number of distinct values. Import what it needs."""
     if counter == "duckdb":
-        for module in ("duckdb", "pyarrow.parquet"):  # else their import would be timed
+        for module in ("duckdb", "pyarrow.parquet"):  # otherwise their import would be timed
             importlib.import_module(module)
         from keras_rafm.data import Schema
         from keras_rafm.data.counting.duckdb import count_files_with_duckdb
@@ -153,7 +153,7 @@ def _counter(
             counts = count_files_with_duckdb(
                 dict.fromkeys(names, kind), [path], file_format, memory_limit=memory_limit, threads=threads
             )
-            return sum(own.counts.size for own in counts.values())
+            return sum(column.counts.size for column in counts.values())
 
         return by_duckdb
     if counter == "polars":
@@ -162,7 +162,7 @@ def _counter(
         def by_polars() -> int:
             rows = polars.scan_parquet(path)
             counted = (rows.group_by(name).len().collect(engine="streaming") for name in names)
-            return sum(own.height for own in counted)
+            return sum(column.height for column in counted)
 
         return by_polars
     from pyarrow import parquet
@@ -175,8 +175,8 @@ def _counter(
 
 
 def _peak_bytes() -> int:
-    status = Path("/proc/self/status")  # Where there is none, the peak may be that of the process that started this one.
-    if not status.exists():
+    status = Path("/proc/self/status")
+    if not status.exists():  # This peak may include that of the parent process.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     (kilobytes,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(kilobytes) * 1024

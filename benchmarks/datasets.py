@@ -1,75 +1,61 @@
-"""Frappe, MovieLens 100K and Yelp as samples with ids from 0, split with a fixed seed where no split is given."""
+"""Frappe, MovieLens 100K and Yelp as samples, split for training, validation and test."""
 
 from __future__ import annotations
 
-import gzip
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import keras_rafm as kr
-from examples.comparison import Split
+from benchmarks.speed.workloads import frappe_file
+from keras_rafm.checks.constants import PADDING_ID
 
-_SPLIT_SEED = 20190512
-_TRAIN_SHARE, _VALIDATION_SHARE = 0.8, 0.1
+_BATCH_SIZE = 8192
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples for training, for early stopping and for the report."""
+
+    train: kr.data.Samples
+    validation: kr.data.Samples
+    test: kr.data.Samples
+
+    def counts(self) -> np.ndarray:
+        """Count the features in the training samples. Features of validation and test samples may have a count of 0."""
+        num_features = 1 + max(int(samples.ids.max()) for samples in (self.train, self.validation, self.test))
+        return kr.count_features(self.train, num_features)
 
 
 def frappe(folder: Path) -> Split:
-    names = ("train.reconstructed", "validation", "test")
-    return Split(*(kr.data.read_libfm(folder / "frappe" / f"frappe.{name}.libfm.gz") for name in names))
+    """Return Frappe in the split of its authors."""
+    return Split(*(kr.data.read_libfm(frappe_file(folder, part)) for part in ("train", "validation", "test")))
 
 
 def ml_100k(folder: Path) -> Split:
-    """User, item, the user's age, gender and occupation, and the item's genres."""
-    ids = _Ids()
-    users = {
-        user: [ids["age", age], ids["gender", gender], ids["occupation", occupation]]
-        for user, age, gender, occupation, _ in _lines(folder / "ml-100k" / "u.user.gz", "|")
-    }
-    items = {
-        fields[0]: [ids["genre", str(number)] for number, flag in enumerate(fields[5:]) if flag == "1"]
-        for fields in _lines(folder / "ml-100k" / "u.item.gz", "|")
-    }
-    ratings = _lines(folder / "ml-100k" / "u.data.gz", "\t")
-    rows = [([ids["user", u], ids["item", i], *users[u], *items[i]], float(rating)) for u, i, rating, _ in ratings]
-    return _split(rows)
+    """Return MovieLens 100K: user, item, the user's age, gender and occupation, and the item's genres."""
+    return _known("movielens-100k", folder / "ml-100k")
 
 
 def yelp(folder: Path) -> Split:
-    """User, business, and the business's city and categories."""
-    ids = _Ids()
-    context = defaultdict(list)
-    for name in ("city", "category"):
-        for business, value, _ in _lines(folder / "yelp" / f"business_{name}.dat.gz", "\t"):
-            context[business].append(ids[name, value])
-    ratings = _lines(folder / "yelp" / "user_business.dat.gz", "\t")
-    rows = [([ids["user", u], ids["business", b], *context[b]], float(stars)) for u, b, stars in ratings]
-    return _split(rows)
+    """Return Yelp: user, business, and the business's city and categories."""
+    return _known("yelp", folder / "yelp")
 
 
-class _Ids(dict[tuple[str, str], int]):
-    """Numbers (field, value) pairs in the order in which they are first asked for."""
-
-    def __missing__(self, key: tuple[str, str]) -> int:
-        self[key] = len(self)
-        return self[key]
-
-
-def _lines(path: Path, separator: str) -> Iterator[list[str]]:
-    with gzip.open(path, "rt", encoding="latin-1") as file:
-        for line in file:
-            if line.strip():
-                yield line.rstrip("\n").split(separator)
+def _known(name: str, folder: Path) -> Split:
+    """Read a known dataset in its default split, which is then cached. Values unseen in training have no feature."""
+    dataset = kr.data.known_dataset(name, folder)
+    dataset.schema.adapt(dataset.train, file_format=dataset.file_format)
+    return Split(*(_samples(dataset, files) for files in (dataset.train, dataset.validation, dataset.test)))
 
 
-def _split(rows: list[tuple[list[int], float]]) -> Split:
-    ids = np.full((len(rows), max(len(row) for row, _ in rows)), -1, np.int32)
-    for index, (row, _) in enumerate(rows):
-        ids[index, : len(row)] = row
-    labels = np.array([label for _, label in rows], np.float32)
-    samples = kr.data.Samples(ids, (ids != -1).astype(np.float32), labels)
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(rows))
-    ends = [int(_TRAIN_SHARE * len(rows)), int((_TRAIN_SHARE + _VALIDATION_SHARE) * len(rows))]
-    return Split(*(samples[part] for part in np.split(order, ends)))
+def _samples(dataset: kr.data.KnownDataset, files: Sequence[str]) -> kr.data.Samples:
+    batches = dataset.schema.dataset(files, _BATCH_SIZE, file_format=dataset.file_format).as_numpy_iterator()
+    ids, labels = zip(*((inputs["ids"], labels[:, 0]) for inputs, labels in batches), strict=True)
+    all_ids = np.concatenate(ids)
+    # A value without a feature leaves a gap, which `Samples` does not allow.
+    order = np.argsort(all_ids == PADDING_ID, axis=1, kind="stable")
+    all_ids = np.take_along_axis(all_ids, order, axis=1)
+    return kr.data.Samples(all_ids, (all_ids != PADDING_ID).astype(np.float32), np.concatenate(labels))

@@ -1,8 +1,9 @@
-"""Milliseconds of a step by batch size, tables read whole and by rows: where `RaFMLayer(max_dense_rows="auto")` comes from.
+"""Milliseconds per step by batch size, with tables read whole and by rows: the basis of `max_dense_rows="auto"`.
 
     python -m benchmarks.dense_rows --data ../shared/data [--batch-sizes 32,256,4096]
 
-Frappe's training data, `LazyAdam`, one thread per operation. Both ways take turns; medians of seven.
+The samples are Frappe's training data, the optimizer is `LazyAdam`, with one thread per operation. The table has medians of
+seven turns, in which both ways alternate.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import numpy as np
 import tensorflow as tf
 
 import keras_rafm as kr
-from benchmarks import datasets
+from benchmarks import datasets, options
+from benchmarks.speed.runtime import set_threads
 
-#: name -> (ranks, thresholds)
+#: Ranks and thresholds by model.
 MODELS = {"FM 64": ((64,), ()), "FM 256": ((256,), ()), "RaFM 64+256": ((64, 256), (256,))}
+#: Values of `max_dense_rows`.
 WAYS = {"whole": 8192, "by rows": 0}
 TURNS, STEPS, MOST_BATCHES = 7, 60, 48
 
@@ -32,15 +35,14 @@ TURNS, STEPS, MOST_BATCHES = 7, 60, 48
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds frappe")
-    parser.add_argument("--batch-sizes", default="32,256,512,1024,2048,4096")
+    parser.add_argument("--batch-sizes", type=options.integers(), default=[32, 256, 512, 1024, 2048, 4096])
     arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count() or 1)
-    samples = datasets.frappe(arguments.data).train
-    samples = samples[np.random.default_rng(0).permutation(len(samples))]
-    counts = kr.count_features(samples, 1 + int(samples.ids.max()))
+    set_threads("one-per-op")
+    split = datasets.frappe(arguments.data)
+    counts = split.counts()
+    samples = split.train[np.random.default_rng(0).permutation(len(split.train))]
     print("| batch | occurrences per row | model | whole | by rows |\n|---|---|---|---|---|")
-    for batch_size in map(int, arguments.batch_sizes.split(",")):
+    for batch_size in arguments.batch_sizes:
         per_row = batch_size * samples.num_fields / counts.size
         for name, (ranks, thresholds) in MODELS.items():
             plan = kr.RankPlan.from_counts(counts, ranks, thresholds)
@@ -53,7 +55,7 @@ def main() -> None:
 def steps_of(
     plan: kr.RankPlan, max_dense_rows: int, samples: kr.data.Samples, batch_size: int
 ) -> Callable[[tf.Tensor], object]:
-    """So many training steps in one graph."""
+    """Return a graph that runs as many training steps as its argument says."""
     number = min(MOST_BATCHES, len(samples) // batch_size)
     chosen = samples[: number * batch_size]
     ids = tf.constant(chosen.ids.reshape(number, batch_size, -1))
@@ -75,7 +77,7 @@ def steps_of(
 
 
 def milliseconds(run: Callable[[tf.Tensor], object]) -> float:
-    """Of one step."""
+    """Return the milliseconds per step."""
     run(tf.constant(3))
     start = time.perf_counter()
     run(tf.constant(STEPS))

@@ -1,11 +1,12 @@
-"""Milliseconds of the ways to sum rows over occurrences that TensorFlow offers: why `lookup` uses CSR products.
+"""Milliseconds of TensorFlow's ways to sum rows over occurrences: why `score.row_sums` uses CSR products.
 
     python -m benchmarks.kernels
 
-A batch of 4,096 samples of 39 log-uniform ids of a million features, two parts of it: the 5,000 most frequent features at
-ranks from 512 to 2 (as many as there are numbers beside the factors), all others at rank 32. The sum over the occurrences
-and its gradient with respect to the rows; then what finds the distinct rows, and what looks them up in a table of all
-features (`keras_rafm.rows.access`). The median of 40 calls, from which that of a call that does nothing is not taken off.
+A batch has 4,096 samples with 39 log-uniform ids of a million features, in two parts: the 5,000 most frequent features at
+ranks from 512 to 2 (the number of columns beside the factors), and all others at rank 32. The command measures the sum over
+the occurrences together with its gradient with respect to the rows, then ways to find the distinct rows, and ways to look
+them up in a table of all features (`keras_rafm.rows.access`). Times are medians of 40 calls. The first line has the time of
+a call that does nothing, which is not subtracted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ CALLS, LOOKUPS_AT_ONCE = 40, 20
 
 
 class Part(NamedTuple):
-    """Occurrences of some features: their samples and rows (int64 `[o]`), the rows `[r, D]` and an upstream gradient."""
+    """The occurrences of some features.
+
+    Attributes:
+        samples: The sample of each occurrence, int64 `[o]`.
+        positions: The row of each occurrence, int64 `[o]`.
+        rows: The rows of the features, `[r, D]`.
+        upstream: A gradient of the sums, `[B, D]`.
+    """
 
     samples: tf.Tensor
     positions: tf.Tensor
@@ -42,8 +50,8 @@ def main() -> None:
     for rank, chosen in ((512, frequent), (256, frequent), (64, frequent), (2, frequent), (32, ~frequent)):
         part = part_of(ids, chosen, rank)
         size = f"{part.samples.shape[0]:,} occurrences of {part.rows.shape[0]:,} rows of rank {rank}"
-        for name, both in WAYS.items():
-            report(f"{size}: {name}", both, part)
+        for name, way in WAYS.items():
+            report(f"{size}: {name}", way, part)
     for width in (32, 64, 128, 256):
         part = part_of(ids, ids < width, 512)
         report(f"forward, {width} most frequent features at rank 512: dense multi-hot", multi_hot, part)
@@ -72,7 +80,7 @@ def part_of(ids: np.ndarray, chosen: np.ndarray, rank: int) -> Part:
 
 
 def report(name: str, function: Callable[..., tf.Tensor], *arguments: Any) -> None:
-    """Print the median of some calls; one number of the result is handed out, so that nothing is left out."""
+    """Print the median time of several calls. The graph returns one number of the result, so that none of it is pruned."""
     graph = tf.function(lambda *arguments: tf.reshape(function(*arguments), [-1])[0])
     seconds = []
     for _ in range(CALLS + 3):
@@ -95,7 +103,7 @@ def product(matrix: tf.Tensor, dense: tf.Tensor, **options: Any) -> tf.Tensor:
 
 
 def both(forward: tf.Tensor, backward: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """One behind the other, as in a step."""
+    """Run the backward product after the forward product, as a step does."""
     with tf.control_dependencies([forward]):
         return forward[0, 0] + backward()[0, 0]
 
@@ -139,7 +147,7 @@ def sparse_dense_matmul(part: Part) -> tf.Tensor:
 
 
 def gather_and_reduce(part: Part) -> tf.Tensor:
-    """What an `Embedding` layer does."""
+    """Gather and sum rows as an `Embedding` layer does."""
     forward = tf.math.unsorted_segment_sum(tf.gather(part.rows, part.positions), part.samples, BATCH_SIZE)
     return both(
         forward,
@@ -150,9 +158,9 @@ def gather_and_reduce(part: Part) -> tf.Tensor:
 
 
 def multi_hot(part: Part) -> tf.Tensor:
-    places = tf.stack([part.samples, part.positions], axis=1)
+    entries = tf.stack([part.samples, part.positions], axis=1)
     return tf.matmul(
-        tf.scatter_nd(places, tf.ones_like(part.samples, tf.float32), [BATCH_SIZE, part.rows.shape[0]]), part.rows
+        tf.scatter_nd(entries, tf.ones_like(part.samples, tf.float32), [BATCH_SIZE, part.rows.shape[0]]), part.rows
     )
 
 
@@ -167,12 +175,12 @@ def marked(ids: tf.Tensor) -> tf.Tensor:
     marks = tf.tensor_scatter_nd_update(tf.zeros([NUM_FEATURES], tf.bool), ids[:, None], tf.ones_like(ids, tf.bool))
     distinct = tf.where(marks)
     empty = tf.raw_ops.Empty(shape=[NUM_FEATURES], dtype=tf.int32)
-    places = tf.tensor_scatter_nd_update(empty, distinct, tf.range(tf.size(distinct)))
-    return tf.cast(distinct[0, 0], tf.int32) + tf.gather(places, ids)[0]
+    positions = tf.tensor_scatter_nd_update(empty, distinct, tf.range(tf.size(distinct)))
+    return tf.cast(distinct[0, 0], tf.int32) + tf.gather(positions, ids)[0]
 
 
 def repeated(lookup: Callable[[tf.Variable, tf.Tensor], tf.Tensor]) -> Callable[[tf.Variable, tf.Tensor], tf.Tensor]:
-    """Several lookups one behind the other: one takes no longer than the call."""
+    """Return several lookups in sequence, because a single one takes less time than the call of the graph."""
 
     def run(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
         def body(step: tf.Tensor, last: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,18 +1,18 @@
-"""Milliseconds of finding the best of many items: the exported `retrieve` against scoring all pairs, and against FAISS.
+"""Milliseconds to find the best of many items: the exported `retrieve` against scoring all pairs and against FAISS.
 
     python -m benchmarks.retrieval [--items 100000,1000000] [--batch-sizes 1,32] [--calls 21]
 
-A model of 200,000 features, of which the 10,000 most frequent have rank 256 and all others rank 64. An item has 3 of them
-and a context 7, drawn log-uniformly. Wanted are the 100 best items. Contenders:
+The model has 200,000 features, of which the 10,000 most frequent have rank 256 and all others rank 64. An item has 3
+features and a context 7, drawn log-uniformly. The task is to find the 100 best items. Contenders:
 
 - `retrieve` of `keras_rafm.retrieval.export_retrieval`, from ids to item ids;
-- `serving_default` of `keras_rafm.export`, which scores every pair of a context and an item, 4,096 pairs per request.
-  16,384 pairs are timed, and the time of all is computed from that. It does not include finding the best;
-- FAISS's `IndexFlatIP` on the same vectors (`item_matrix`, `context_vector`). The time does not include making the vectors
-  of contexts.
+- `serving_default` of `keras_rafm.export`, which scores every pair of a context and an item, 4,096 pairs per request. The
+  time of all pairs is computed from that of 16,384. It does not include finding the best ones;
+- FAISS's `IndexFlatIP` on the same vectors (`item_matrix`, `context_vector`). The time does not include computing the
+  vectors of contexts.
 
-They take turns. The median, behind it the shortest time, and the ratio of the medians. FAISS has a process of its own; its
-threads wait for each other, so that anything else that runs on the machine slows it down most.
+The contenders alternate. The table has the median with the shortest time in parentheses, and ratios of medians. FAISS runs
+in its own process. Its threads wait for each other actively, so other load on the machine slows it down most.
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ import numpy as np
 import tensorflow as tf
 
 import keras_rafm as kr
+from benchmarks import options
 from keras_rafm.checks.optional_packages import imported
 
 NUM_FEATURES, NUM_FREQUENT, RANKS = 200_000, 10_000, (64, 256)
-OF_ITEM, OF_CONTEXT = 3, 7
+FEATURES_OF_ITEM, FEATURES_OF_CONTEXT = 3, 7
 K = 100
 PAIRS_AT_ONCE, REQUESTS_OF_PAIRS = 4096, 4
 WARM_UP = 3
 
 
 class Contender(NamedTuple):
-    """What is timed.
+    """A way to do the task.
 
     Attributes:
-        seconds: Does a part of the task and says how long that took.
-        times: How many such parts the task has.
+        seconds: Does a part of the task and returns its seconds.
+        num_parts: The number of such parts in the task.
     """
 
     seconds: Callable[[], float]
-    times: float = 1.0
+    num_parts: float = 1.0
 
 
 class Times(NamedTuple):
-    """Seconds."""
+    """The median and the shortest of several times, in seconds."""
 
     median: float
     shortest: float
@@ -67,7 +68,7 @@ class Times(NamedTuple):
 
 
 class FlatIndex:
-    """An `IndexFlatIP` in a process of its own."""
+    """An `IndexFlatIP` in its own process."""
 
     def __init__(self, matrix: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -77,7 +78,7 @@ class FlatIndex:
         self._connection.recv()
 
     def seconds(self, vectors: np.ndarray) -> float:
-        """How long a search takes."""
+        """Return the seconds of a search."""
         self._connection.send(vectors)
         return self._connection.recv()
 
@@ -102,9 +103,9 @@ def search_when_asked(connection: Connection, matrix: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=_numbers, default=[100_000, 1_000_000])
-    parser.add_argument("--batch-sizes", type=_numbers, default=[1, 32])
-    parser.add_argument("--calls", type=int, default=21, help="of each contender (%(default)s)")
+    parser.add_argument("--items", type=options.integers(), default=[100_000, 1_000_000])
+    parser.add_argument("--batch-sizes", type=options.integers(), default=[1, 32])
+    parser.add_argument("--calls", type=options.integer(), default=21, help="of each contender (%(default)s)")
     arguments = parser.parse_args()
     imported("faiss", "benchmark")
     model = rafm_model()
@@ -114,14 +115,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scorer = tf.saved_model.load(str(kr.export(model, Path(folder) / "scores", signatures=[])))
         for num_items in arguments.items:
-            items = drawn(num_items, OF_ITEM, seed=1)
+            items = draw(num_items, FEATURES_OF_ITEM, seed=1)
             retriever = tf.saved_model.load(
                 str(kr.retrieval.export_retrieval(model, Path(folder) / str(num_items), items, k=K))
             )
             np.save(Path(folder) / "matrix.npy", kr.retrieval.item_matrix(model, items))
             index = FlatIndex(Path(folder) / "matrix.npy")
             for batch_size in arguments.batch_sizes:
-                contexts = drawn(batch_size, OF_CONTEXT, seed=2)
+                contexts = draw(batch_size, FEATURES_OF_CONTEXT, seed=2)
                 vectors = kr.retrieval.context_vector(model, contexts)
                 contenders = [
                     of_retrieve(retriever, contexts),
@@ -138,12 +139,12 @@ def main() -> None:
 def rafm_model() -> kr.RaFMModel:
     levels = np.where(np.arange(NUM_FEATURES) < NUM_FREQUENT, 2, 1)
     normal = keras.initializers.RandomNormal(stddev=0.05)
-    ids = keras.Input((OF_ITEM + OF_CONTEXT,), dtype="int32", name="ids")
+    ids = keras.Input((FEATURES_OF_ITEM + FEATURES_OF_CONTEXT,), dtype="int32", name="ids")
     layer = kr.RaFMLayer(kr.RankPlan(levels, RANKS), factors_initializer=normal, linear_initializer=normal, seed=0)
     return kr.RaFMModel(ids, layer(ids))
 
 
-def drawn(number: int, num_fields: int, seed: int) -> np.ndarray:
+def draw(number: int, num_fields: int, seed: int) -> np.ndarray:
     uniform = np.random.default_rng(seed).uniform(0, np.log(NUM_FEATURES), (number, num_fields))
     return np.exp(uniform).astype(np.int32)
 
@@ -155,7 +156,9 @@ def of_retrieve(retriever: Any, contexts: np.ndarray) -> Contender:
 
 def of_all_pairs(scorer: Any, contexts: np.ndarray, items: np.ndarray) -> Contender:
     score, num_pairs = scorer.signatures["serving_default"], PAIRS_AT_ONCE * REQUESTS_OF_PAIRS
-    pairs = np.concatenate([np.resize(contexts, (num_pairs, OF_CONTEXT)), np.resize(items, (num_pairs, OF_ITEM))], axis=1)
+    pairs = np.concatenate(
+        [np.resize(contexts, (num_pairs, FEATURES_OF_CONTEXT)), np.resize(items, (num_pairs, FEATURES_OF_ITEM))], axis=1
+    )
     requests = [tf.constant(part) for part in np.split(pairs, REQUESTS_OF_PAIRS)]
     return Contender(
         lambda: seconds_of(lambda: [score(ids=request)["score"].numpy() for request in requests]),
@@ -170,19 +173,13 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 def times(contenders: list[Contender], calls: int) -> list[Times]:
-    """Of the whole task."""
+    """Return the times of the whole task by contender, after a warm-up that isn't counted."""
     seconds: list[list[float]] = [[] for _ in contenders]
     for _ in range(WARM_UP + calls):
-        for own, contender in zip(seconds, contenders, strict=True):
-            own.append(contender.times * contender.seconds())
-    return [Times(statistics.median(own[WARM_UP:]), min(own[WARM_UP:])) for own in seconds]
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = text.split(",")
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
-        raise argparse.ArgumentTypeError(f"must be whole numbers above 0, separated by commas, not {text!r}")
-    return [int(number) for number in numbers]
+        for seconds_of_contender, contender in zip(seconds, contenders, strict=True):
+            seconds_of_contender.append(contender.num_parts * contender.seconds())
+    measured = [seconds_of_contender[WARM_UP:] for seconds_of_contender in seconds]
+    return [Times(statistics.median(values), min(values)) for values in measured]
 
 
 if __name__ == "__main__":

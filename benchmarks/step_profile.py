@@ -1,10 +1,10 @@
-"""What a training step spends its time on: core milliseconds per step of each kind of operation.
+"""Core milliseconds per training step by kind of operation.
 
     python -m benchmarks.step_profile [--case large] [--contender "RaFM 32+512, LazyAdam"] [--threads default]
                                       [--data ../shared/data] [--single]
 
-By TensorFlow's profiler, over steps of a case of `python -m benchmarks`, 16 of them per execution. It slows the step down
-by a few per cent. TensorFlow 2.21 records few of the operations that take microseconds, 2.17 all of them.
+TensorFlow's profiler records steps of a case of `python -m benchmarks`, with 16 steps per execution. It slows the step down
+by a few per cent. TensorFlow 2.17 records all operations, 2.21 few of those that take only microseconds.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import tensorflow as tf
 
 import keras_rafm as kr
 from benchmarks.speed import cases, models, repetitions
+from benchmarks.speed.runtime import set_threads
 from benchmarks.speed.specs import THREADS, TensorFlowContender
-from benchmarks.speed.worker import set_threads
 from benchmarks.speed.workloads import frappe
 
 _STEPS_PER_EXECUTION, _EXECUTIONS = 16, 4
-_NEEDING_NOTHING = {**cases.DRAWN, **cases.HIDDEN}
+_ON_DRAWN_SAMPLES = {**cases.DRAWN, **cases.HIDDEN}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", default="large", choices=[*cases.ON_FRAPPE, *_NEEDING_NOTHING])
+    parser.add_argument("--case", default="large", choices=[*cases.ON_FRAPPE, *_ON_DRAWN_SAMPLES])
     parser.add_argument("--contender", default="RaFM 32+512, SparseAdagrad", help="its name in the report of the case")
     parser.add_argument("--threads", default="one-per-op", choices=THREADS)
-    parser.add_argument("--data", type=Path, help="folder that holds frappe, for cases of its data")
-    parser.add_argument("--single", action="store_true", help="list single operations, not kinds")
+    parser.add_argument("--data", type=Path, help="folder that holds frappe, for cases on its data")
+    parser.add_argument("--single", action="store_true", help="list single operations instead of kinds")
     options = parser.parse_args()
     set_threads(options.threads)
     contender = _contender(parser, options)
@@ -61,20 +61,21 @@ def main() -> None:
 
 
 def _contender(parser: argparse.ArgumentParser, options: argparse.Namespace) -> TensorFlowContender:
-    if options.case in _NEEDING_NOTHING:
-        case = _NEEDING_NOTHING[options.case]()
+    if options.case in _ON_DRAWN_SAMPLES:
+        case = _ON_DRAWN_SAMPLES[options.case]()
     elif options.data is None:
         parser.error(f"--data is needed for {options.case}")
     else:
         case = cases.ON_FRAPPE[options.case](frappe(options.data))
-    found = {each.name: each for each in case.contenders if isinstance(each, TensorFlowContender)}
-    if options.contender not in found:
-        parser.error(f"{options.case} has no {options.contender!r}, but {', '.join(map(repr, found))}")
-    return found[options.contender]
+    contenders = {each.name: each for each in case.contenders if isinstance(each, TensorFlowContender)}
+    if options.contender not in contenders:
+        expected = ", ".join(map(repr, contenders))
+        parser.error(f"--contender of {options.case} must be one of {expected}, not {options.contender!r}")
+    return contenders[options.contender]
 
 
 def _operations(file: Path, single: bool) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds and number of each operation."""
+    """Return the core milliseconds and the number of runs of each operation."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space: Any = xplane_pb2.XSpace()
@@ -86,7 +87,7 @@ def _operations(file: Path, single: bool) -> tuple[Counter[str], Counter[str]]:
             for event in line.events:
                 name = plane.event_metadata[event.metadata_id].name
                 path, _, kind = name.rpartition(":")
-                # An operation is recorded as `path/to/its/name:Kind`, by the thread that it ran on.
+                # The thread of an operation records it as `path/to/its/name:Kind`.
                 if not path or not kind.isidentifier() or " " in path or "::" in name:
                     continue
                 key = f"{path.rpartition('StatefulPartitionedCall/')[2]}:{kind}" if single else kind

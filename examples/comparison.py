@@ -1,6 +1,6 @@
 """Train RaFM and plain FMs on the same samples with the same settings, and compare them on test data.
 
-Shared by `quickstart.py` and `train_libfm.py`.
+`quickstart.py` and `train_libfm.py` share this module. To use one of them elsewhere, copy it together with this file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,28 +21,26 @@ import keras_rafm as kr
 
 @dataclass(frozen=True)
 class Settings:
-    """How every model of a comparison is trained. The layer's own defaults hold for what is not here."""
+    """How every model of a comparison is trained, by `LazyAdam` with a log-loss."""
 
-    task: Literal["classification", "regression"] = "classification"
-    optimizer: type[keras.optimizers.Optimizer] = kr.optimizers.LazyAdam
     learning_rate: float = 0.004
-    #: Further options of the optimizer. Its own defaults hold for what is not here.
+    #: Further arguments of `LazyAdam`.
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 4096
     max_epochs: int = 100
-    #: Epochs without a better validation log-loss (RMSE in regression) after which training stops and takes back the
-    #: weights of the best epoch.
+    #: Training stops after this number of epochs without a better validation log-loss, and restores the weights of the
+    #: best epoch.
     patience: int = 3
-    #: Steps that TensorFlow does in one call: saves what Keras does between steps.
+    #: Training steps per call of TensorFlow, which saves Keras' work between steps.
     steps_per_execution: int = 8
-    #: L2 over whole tables, for optimizers without a decay of idle rows.
+    #: L2 over whole tables. Use it with `idle_decay=0`.
     factors_l2: float = 0.0
     dependent_loss_weight: float | str = "auto"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report: one model, one seed, measured on the test samples."""
+    """A line of the report: one model and one seed, measured on the test samples."""
 
     model: str
     seed: int
@@ -62,14 +60,14 @@ class Split:
 
     @property
     def ids_alone(self) -> bool:
-        """Whether every value is 1, so that the model need not take values."""
+        """Whether every value is 1, so that the model needs no input for values."""
         return self.train.one_hot and self.validation.one_hot and self.test.one_hot
 
 
 def compare(
     split: Split, plan: kr.RankPlan, settings: Settings, seeds: Iterable[int], with_plain_fms: bool
 ) -> tuple[list[Row], kr.RaFMModel]:
-    """Train RaFM, and if asked for plain FMs of its lowest and highest rank, for every seed.
+    """Train RaFM for every seed and, if requested, plain FMs of its lowest and highest rank.
 
     Returns:
         The report, and the RaFM model of the first seed.
@@ -81,21 +79,21 @@ def compare(
         for rank in dict.fromkeys((plan.ranks[0], plan.ranks[-1]))
     ]
     for seed in seeds:
-        for name, its_plan in [*(plain_fms if with_plain_fms else []), ("rafm", plan)]:
-            model, layer, seconds = train(its_plan, split, settings, seed, f"{name} seed {seed}")
+        for name, plan_of_model in [*(plain_fms if with_plain_fms else []), ("rafm", plan)]:
+            model, layer, seconds = train(plan_of_model, split, settings, seed, f"{name} seed {seed}")
             scores = level_scores(layer, split.test)
-            rows.append(_row(name, seed, split.test, scores[:, -1], _num_parameters(its_plan), seconds))
+            rows.append(_row(name, seed, split.test, scores[:, -1], _num_parameters(plan_of_model), seconds))
             if name == "rafm":
                 first_model = first_model or model
-                low = plain_fms[0][1]
-                rows.append(_row("rafm-low", seed, split.test, scores[:, 0], _num_parameters(low), seconds))
+                plan_of_low = plain_fms[0][1]
+                rows.append(_row("rafm-low", seed, split.test, scores[:, 0], _num_parameters(plan_of_low), seconds))
     return rows, first_model
 
 
 def train(
     plan: kr.RankPlan, split: Split, settings: Settings, seed: int, label: str
 ) -> tuple[kr.RaFMModel, kr.RaFMLayer, float]:
-    """A model at its best validation epoch, its layer, and the median seconds of a training epoch."""
+    """Return a model with the weights of its best validation epoch, its layer, and the median seconds per epoch."""
     keras.utils.set_random_seed(seed)
     layer = kr.RaFMLayer(
         plan, factors_l2=settings.factors_l2, dependent_loss_weight=settings.dependent_loss_weight, seed=seed
@@ -105,22 +103,19 @@ def train(
     if not split.ids_alone:
         inputs["values"] = keras.Input((split.train.num_fields,), name="values")
     model = kr.RaFMModel(inputs, layer(inputs) if len(inputs) > 1 else layer(ids))
-    if settings.task == "classification":
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        metric = keras.metrics.BinaryCrossentropy(from_logits=True, name="log_loss")
-    else:
-        loss = keras.losses.MeanSquaredError()
-        metric = keras.metrics.RootMeanSquaredError(name="rmse")
-        layer.assign_bias(split.train.labels.mean())
-    optimizer = settings.optimizer(settings.learning_rate, **settings.optimizer_options)
-    model.compile(optimizer, loss, metrics=[metric], steps_per_execution=settings.steps_per_execution)
-    monitor = f"val_{metric.name}"
+    model.compile(
+        kr.optimizers.LazyAdam(settings.learning_rate, **settings.optimizer_options),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[keras.metrics.BinaryCrossentropy(from_logits=True, name="log_loss")],
+        steps_per_execution=settings.steps_per_execution,
+    )
+    monitor = "val_log_loss"
     progress = _Progress(label, settings.max_epochs, monitor)
     model.fit(
         _batches(split.train, settings.batch_size, seed, split.ids_alone),
         validation_data=_batches(split.validation, settings.batch_size, None, split.ids_alone),
         epochs=settings.max_epochs,
-        shuffle=False,  # the training batches shuffle themselves
+        shuffle=False,  # the dataset of the training samples shuffles them itself
         verbose=0,
         callbacks=[
             keras.callbacks.EarlyStopping(monitor, mode="min", patience=settings.patience, restore_best_weights=True),
@@ -131,27 +126,27 @@ def train(
 
 
 def level_scores(layer: kr.RaFMLayer, samples: kr.data.Samples) -> np.ndarray:
-    """`ŷ_1 … ŷ_m` of every sample: `[N, m]`."""
+    """Return `ŷ_1 … ŷ_m` of every sample: `[N, m]`."""
     return np.concatenate([layer.level_scores(inputs).numpy() for inputs, _ in samples.dataset(8192)])
 
 
 def print_table(rows: list[Row]) -> None:
-    """Mean (and spread, for several seeds) of every model."""
+    """Print the mean of every model and, for several seeds, the standard deviation."""
     print(f"{'model':<10} {'test log-loss':>20} {'test AUC':>20} {'parameters':>12} {'s/epoch':>8}")
     for name in dict.fromkeys(row.model for row in rows):
-        mine = [row for row in rows if row.model == name]
-        losses, aucs = ([getattr(row, field) for row in mine] for field in ("test_log_loss", "test_auc"))
-        seconds = np.mean([row.seconds_per_epoch for row in mine])
-        print(f"{name:<10} {_mean(losses):>20} {_mean(aucs):>20} {mine[0].parameters:>12,} {seconds:>8.2f}")
+        rows_of_model = [row for row in rows if row.model == name]
+        losses, aucs = ([getattr(row, field) for row in rows_of_model] for field in ("test_log_loss", "test_auc"))
+        seconds = np.mean([row.seconds_per_epoch for row in rows_of_model])
+        print(f"{name:<10} {_mean(losses):>20} {_mean(aucs):>20} {rows_of_model[0].parameters:>12,} {seconds:>8.2f}")
 
 
 def as_json(rows: list[Row]) -> list[dict[str, Any]]:
-    """The report as plain values."""
+    """Return the report as JSON values."""
     return [asdict(row) for row in rows]
 
 
 class _Progress(keras.callbacks.Callback):
-    """A bar over the epochs of one training, and how long they took without validation."""
+    """Show a progress bar over the epochs of a training, and time the epochs without validation."""
 
     def __init__(self, label: str, max_epochs: int, monitor: str) -> None:
         super().__init__()

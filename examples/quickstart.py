@@ -1,4 +1,4 @@
-"""The main job end to end on built-in data: count, plan, train, compare, export, reload elsewhere.
+"""The whole way from data to serving on synthetic samples: count, plan, train, compare, export, reload elsewhere.
 
 python examples/quickstart.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import keras_rafm as kr
 MODEL_DIRECTORY = Path(__file__).resolve().parents[1] / "saved_models" / "quickstart"
 RANKS, THRESHOLDS = (4, 32), (200,)
 
-# What a server does: TensorFlow alone, Keras and this package out of reach.
+# A server needs only TensorFlow: importing Keras or this package would fail here.
 SERVE = """
 import sys
 sys.modules["keras"] = sys.modules["keras_rafm"] = None
@@ -43,24 +44,23 @@ def main() -> None:
     print()
 
     rows, model = compare(split, plan, Settings(max_epochs=30), seeds=[0], with_plain_fms=True)
-    best = -np.mean(np.log(1 / (1 + np.exp(np.where(split.test.labels == 1, -1, 1) * drawn.true_scores[270_000:]))))
+    signs = np.where(split.test.labels == 1, -1, 1)
+    true_log_loss = np.mean(np.log(1 + np.exp(signs * drawn.true_scores[270_000:])))
     print()
     print_table(rows)
-    print(f"the planted model itself would have a test log-loss of {best:.4f}\n")
+    print(f"the planted model itself has a test log-loss of {true_log_loss:.4f}\n")
 
     version = kr.export(model, MODEL_DIRECTORY)
     difference = serve_elsewhere(version, split.test.ids[:1000], model)
     print(f"Exported to {version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version}")
-    print(f"A process without Keras and keras_rafm serves it: largest difference in probability {difference:.1e}")
+    print(f"A process without Keras and keras_rafm serves it: the largest difference in probability is {difference:.1e}")
     print(f"{time.perf_counter() - started:.0f} s in all")
     if difference > 1e-6:
         sys.exit("The served probabilities differ from the model's.")
 
 
 def serve_elsewhere(version: Path, ids: np.ndarray, model: kr.RaFMModel) -> float:
-    """Largest difference between the exported model in a fresh process and the model here."""
-    import tempfile
-
+    """Return the largest difference between the exported model in a fresh process and the model in this one."""
     with tempfile.TemporaryDirectory() as folder:
         request, response = Path(folder, "ids.npy"), Path(folder, "probability.npy")
         np.save(request, ids)

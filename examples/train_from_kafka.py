@@ -1,8 +1,8 @@
-"""Train from a Kafka topic as messages come in, and export the model for serving every so many batches.
+"""Train from a Kafka topic as messages arrive, and regularly export the model for serving.
 
-The messages are JSON objects of raw columns. The schema has learnt from earlier data, as in `schema.adapt("train/*.csv")`
-and `schema.save("schema")`; its counts give each feature its rank. A process that is started again goes on where the group
-`--group` was, with the weights of `--weights`.
+The messages are JSON objects of raw columns. The schema was adapted to earlier data with `schema.adapt("train/*.csv")` and
+`schema.save("schema")`, and its counts give each feature its rank. After a restart, the process continues at the last
+position of the consumer group `--group`, with the weights of `--weights`.
 
 python examples/train_from_kafka.py --servers localhost:9092 --topic clicks --schema schema --export saved_models/clicks
 """
@@ -21,28 +21,30 @@ import keras_rafm as kr
 
 
 class ExportEvery(keras.callbacks.Callback):
-    """Export the model, and keep its weights, every so many batches and at the end."""
+    """Save the weights and export the model after every `batches` batches and at the end."""
 
     def __init__(self, batches: int, export: Path, weights: Path, schema: kr.data.Schema) -> None:
         super().__init__()
         self._batches, self._export, self._weights, self._schema = batches, export, weights, schema
-        self._seen = 0
+        self._num_batches = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Count it."""
-        self._seen += 1
-        if self._seen % self._batches == 0:
+        """Count the batch, and export if it is time."""
+        self._num_batches += 1
+        if self._num_batches % self._batches == 0:
             self._write(logs or {})
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Export what is not yet."""
-        if self._seen % self._batches:
+        """Export the batches since the last export."""
+        if self._num_batches % self._batches:
             self._write(logs or {})
 
     def _write(self, logs: dict[str, float]) -> None:
         self.model.save_weights(self._weights)
         version = kr.export(self.model, self._export, self._schema)
-        print(f"\n{self._seen} batches, loss {logs.get('loss', float('nan')):.4f}: exported to {version}", flush=True)
+        print(
+            f"\n{self._num_batches} batches, loss {logs.get('loss', float('nan')):.4f}: exported to {version}", flush=True
+        )
 
 
 def main() -> None:
@@ -73,16 +75,16 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--servers", required=True, help="host:port of Kafka brokers, with commas between them")
+    parser.add_argument("--servers", required=True, help="host:port of Kafka brokers, separated by commas")
     parser.add_argument("--topic", required=True)
-    parser.add_argument("--group", default="keras_rafm", help="the group of consumers (default: %(default)s)")
+    parser.add_argument("--group", default="keras_rafm", help="the consumer group (default: %(default)s)")
     parser.add_argument("--schema", required=True, type=Path, help="a saved schema")
-    parser.add_argument("--export", required=True, type=Path, help="directory of the exported versions")
+    parser.add_argument("--export", required=True, type=Path, help="directory for the exported versions")
     parser.add_argument("--weights", default="kafka.weights.h5", type=Path, help="default: %(default)s")
     parser.add_argument("--every", default=1000, type=int, help="batches between exports (default: %(default)s)")
     parser.add_argument("--batch-size", default=1024, type=int)
-    parser.add_argument("--threshold", default=50, type=int, help="occurrences above which a feature has the higher rank")
-    parser.add_argument("--stop-after", default=0, type=int, help="seconds without messages after which to end; 0: never")
+    parser.add_argument("--threshold", default=50, type=int, help="features that occur more often have the higher rank")
+    parser.add_argument("--stop-after", default=0, type=int, help="stop after these seconds without messages; 0: never")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Train RaFM on libFM or LIBSVM text: counts, rank plan, early stopping on validation data, report, export.
+"""Train RaFM on libFM or LIBSVM text, with early stopping on validation data, a report on test data, and an export.
 
     python examples/train_libfm.py --train train.libfm.gz --validation validation.libfm.gz --test test.libfm.gz \
         --ranks 64,256 --thresholds 256 --compare --seeds 3 --export saved_models/mine --report report.json
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def with_equal_width(split: Split) -> Split:
-    """The longest sample of all three sets gives the width of the model's input."""
+    """Pad all samples to the number of occurrences of the longest one."""
     width = max(samples.num_fields for samples in (split.train, split.validation, split.test))
     return Split(*(samples.padded(width) for samples in (split.train, split.validation, split.test)))
 
@@ -57,23 +57,25 @@ def with_equal_width(split: Split) -> Split:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "validation", "test"):
-        parser.add_argument(f"--{name}", required=True, help="libFM text, gzip or not")
+        parser.add_argument(f"--{name}", required=True, help="libFM text, plain or gzip")
     parser.add_argument("--ranks", type=comma_separated(int), default=(64, 256), help="increasing, such as 64,256")
     parser.add_argument(
         "--thresholds",
         type=comma_separated(float),
         default=(256.0,),
-        help="one less than ranks: a feature that occurs more often in training gets the next rank",
+        help="one fewer than ranks: features that occur more often in training get the next rank",
     )
     parser.add_argument("--compare", action="store_true", help="also train plain FMs of the lowest and highest rank")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, 0 first")
-    parser.add_argument("--export", metavar="DIR", help="write RaFM of the first seed as the next version of a SavedModel")
+    parser.add_argument("--seeds", type=int, default=1, help="the number of seeds, from 0")
+    parser.add_argument("--export", metavar="DIR", help="export RaFM of the first seed as the next version")
     parser.add_argument("--report", metavar="FILE", help="write the table as JSON")
     defaults = Settings()
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    parser.add_argument("--epochs", type=int, default=defaults.max_epochs, help="at most")
-    parser.add_argument("--patience", type=int, default=defaults.patience, help="epochs without improvement")
+    parser.add_argument("--epochs", type=int, default=defaults.max_epochs, help="the maximum")
+    parser.add_argument(
+        "--patience", type=int, default=defaults.patience, help="stop after this number of epochs without improvement"
+    )
     parser.add_argument("--idle-decay", type=float, help="idle_decay of LazyAdam")
     parser.add_argument("--factors-l2", type=float, default=defaults.factors_l2, help="L2 over whole factor tables")
     parser.add_argument("--dependent-loss-weight", type=number_or_auto, default=defaults.dependent_loss_weight)

@@ -1,4 +1,4 @@
-"""The examples as a user runs them."""
+"""The examples, run as a user runs them."""
 
 import json
 import subprocess
@@ -85,7 +85,7 @@ def test_train_libfm_names_file_and_line_of_bad_input(files: list[object], tmp_p
 
 @needs_frappe
 def test_frappe_short_run_is_better_than_a_plain_fm_trained_to_the_end(tmp_path: Path) -> None:
-    """25 epochs with the defaults. The full run with three seeds is in the README, and CI checks its report."""
+    """Train for 25 epochs with the defaults. The README has the full run with three seeds, whose report CI checks."""
     report = tmp_path / "report.json"
     arguments: list[object] = []
     for name, file in (("train", "train.reconstructed"), ("validation", "validation"), ("test", "test")):
@@ -95,6 +95,6 @@ def test_frappe_short_run_is_better_than_a_plain_fm_trained_to_the_end(tmp_path:
     )
     assert result.returncode == 0, result.stderr
     by_model = {row["model"]: row for row in json.loads(report.read_text())}
-    assert by_model["rafm"]["test_log_loss"] < 0.146  # what FM-256 ends at with the same settings
-    assert by_model["rafm-low"]["test_log_loss"] < 0.158  # what FM-64 ends at with them
+    assert by_model["rafm"]["test_log_loss"] < 0.146  # the final loss of FM-256 with the same settings
+    assert by_model["rafm-low"]["test_log_loss"] < 0.158  # the final loss of FM-64 with the same settings
     assert by_model["rafm"]["parameters"] == 456_832 + 5_382 + 1

@@ -1,6 +1,6 @@
-"""Speed of this package against its peers: `python -m benchmarks`, see `benchmarks/README.md`.
+"""Speed of this package against its peers and against itself: `python -m benchmarks` and `python -m benchmarks.compare`.
 
-What is measured is in `cases`, how one repetition goes in `repetitions` (TensorFlow) and `cpp_tools` (xLearn, libFM), and
-how repetitions alternate in `rounds`. The process that runs `python -m benchmarks` imports neither TensorFlow nor this
-package: every contender has a process of its own.
+`cases` defines what is measured. A worker process (`worker`) carries out a task: `repetitions`, `training`, `footprint`,
+`file_reading` or `model_serving`. `cpp_tools` runs xLearn and libFM. `rounds` lets the repetitions of all contenders
+alternate. The process of `python -m benchmarks` itself imports neither TensorFlow nor this package.
 """

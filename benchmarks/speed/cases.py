@@ -1,4 +1,4 @@
-"""The cases, each with its contenders and what they should reach."""
+"""The cases, each with its contenders and targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.speed.specs import Case, Target, TensorFlowContender, ToolConten
 _FM_64 = "FM 64"
 _KERAS_256 = "Keras Embedding FM 256"
 _MILLION = Workload("log-uniform", num_features=1_000_000, num_fields=39, num_samples=16 * 4096)
-_FREQUENT = (5_000,)  # 62 % of the occurrences
+_FREQUENT = (5_000,)  # these features have 62 % of the occurrences
 
 
 def frappe_fm64(frappe: Workload) -> Case:
@@ -61,18 +61,23 @@ def frappe_xlearn(frappe: Workload) -> Case:
     )
 
 
+def large_rafm(name: str, optimizer: str) -> TensorFlowContender:
+    """Return RaFM with ranks 32 and 512 on a million features and 39 fields."""
+    return TensorFlowContender(name, _MILLION, (32, 512), optimizer, most_frequent=_FREQUENT)
+
+
 def large() -> Case:
-    adagrad = replace(_large_rafm("RaFM 32+512, SparseAdagrad", "SparseAdagrad"), roofline=True)
-    lazy = replace(_large_rafm("RaFM 32+512, LazyAdam", "LazyAdam"), roofline=True)
+    adagrad = replace(large_rafm("RaFM 32+512, SparseAdagrad", "SparseAdagrad"), roofline=True)
+    lazy = replace(large_rafm("RaFM 32+512, LazyAdam", "LazyAdam"), roofline=True)
     full = [
         TensorFlowContender(f"FM 512, {ours.optimizer}", _MILLION, (512,), ours.optimizer, roofline=True)
         for ours in (adagrad, lazy)
     ]
     targets = []
-    for ours, whole in zip((adagrad, lazy), full, strict=True):
+    for ours, full_rank in zip((adagrad, lazy), full, strict=True):
         targets += [
-            Target(ours.name, whole.name, "time", 0.24),
-            Target(ours.name, whole.name, "parameters", 0.10),
+            Target(ours.name, full_rank.name, "time", 0.24),
+            Target(ours.name, full_rank.name, "parameters", 0.10),
             Target(ours.name, "Keras Embedding FM 32", "speed", 4),
             Target(ours.name, "xLearn FM 512", "speed", 3),
         ]
@@ -92,7 +97,7 @@ def large() -> Case:
 
 
 def features_50m() -> Case:
-    """Batches have equally many distinct ids; only the tables differ."""
+    """Return a case whose contenders have equally many distinct ids per batch and differ only in the size of tables."""
     spread = replace(_MILLION, num_features=50 * _MILLION.num_features, spread=50)
     few, many = "FM 8, 1 M features", "FM 8, 50 M features"
     return Case(
@@ -121,13 +126,14 @@ def input_pipeline(frappe: Workload) -> Case:
 
 
 def versions() -> Case:
-    here, there = _large_rafm("this interpreter", "SparseAdagrad"), _large_rafm("the other interpreter", "SparseAdagrad")
+    here = large_rafm("this interpreter", "SparseAdagrad")
+    other = large_rafm("the other interpreter", "SparseAdagrad")
     return Case(
         "versions",
         "1,000,000 features, RaFM 32+512 with SparseAdagrad: TensorFlow versions",
         here.name,
-        (here, replace(there, in_other_python=True)),
-        (Target(there.name, here.name, "time", 1.3),),
+        (here, replace(other, in_other_python=True)),
+        (Target(other.name, here.name, "time", 1.3),),
     )
 
 
@@ -140,13 +146,13 @@ def optimizers(frappe: Workload) -> Case:
 
 
 def tiny() -> Case:
-    """For tests: all that a case goes through, in little time."""
+    """Return a small case with every kind of contender, for tests."""
     workload = Workload("log-uniform", num_features=500, num_fields=6, num_samples=640)
     rafm = TensorFlowContender("RaFM", workload, (2, 4), "LazyAdam", most_frequent=(20,), batch_size=64, roofline=True)
     embedding = TensorFlowContender("Keras", workload, (4,), "Keras Adam", "embedding", batch_size=64)
     return Case(
         "tiny",
-        "A trial",
+        "A small trial",
         "Keras",
         (
             embedding,
@@ -160,12 +166,12 @@ def tiny() -> Case:
 
 
 def time_to_loss_contenders(frappe: Workload) -> tuple[TensorFlowContender, list[ToolContender]]:
-    """RaFM, and xLearn's FM as it is by default and with the samples as they are (`--no-norm`)."""
+    """Return RaFM, and xLearn's FM with its default normalisation of samples and without (`--no-norm`)."""
     peer = ToolContender("xLearn FM 256", frappe, 256, "xlearn", normalised=True)
     return _frappe_rafm("RaFM 64+256", frappe), [peer, replace(peer, name="xLearn FM 256, --no-norm", normalised=False)]
 
 
-#: Cases that need the Frappe data, and those that need nothing.
+#: Cases on the Frappe data.
 ON_FRAPPE: dict[str, Callable[[Workload], Case]] = {
     "frappe-fm64": frappe_fm64,
     "frappe-rafm": frappe_rafm,
@@ -174,13 +180,10 @@ ON_FRAPPE: dict[str, Callable[[Workload], Case]] = {
     "input-pipeline": input_pipeline,
     "optimizers": optimizers,
 }
+#: Cases on drawn samples, and those that the help does not list.
 DRAWN: dict[str, Callable[[], Case]] = {"large": large, "features-50m": features_50m, "versions": versions}
 HIDDEN: dict[str, Callable[[], Case]] = {"tiny": tiny}
 
 
 def _frappe_rafm(name: str, frappe: Workload) -> TensorFlowContender:
     return TensorFlowContender(name, frappe, (64, 256), "LazyAdam", thresholds=(256,))
-
-
-def _large_rafm(name: str, optimizer: str) -> TensorFlowContender:
-    return TensorFlowContender(name, _MILLION, (32, 512), optimizer, most_frequent=_FREQUENT)

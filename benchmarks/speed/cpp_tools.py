@@ -1,8 +1,8 @@
-"""The C++ tools: writing their files, running them, reading the times that they measure themselves.
+"""The C++ tools: their input files, their command lines, and the times that they measure themselves.
 
-xLearn prints a line per epoch whose last column is its seconds, validation included where there is any. libFM writes the
-CPU seconds of every iteration into a log; it has one thread. Time for reading files and making the model is in neither. The
-first epoch of a run is dropped and the median of the others taken.
+xLearn prints a line per epoch whose last column is the seconds of the epoch, including validation if there is any. libFM,
+which has one thread, logs the CPU seconds of every iteration. Neither counts the time to read files and make the model. The
+result of a run is the median of all epochs but the first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROWS_OF_IDLE_TEST = 10
 
 
 class ToolError(RuntimeError):
-    """A tool failed, or printed what could not be understood."""
+    """A tool failed, or its output could not be parsed."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class XLearn:
     """An FM of xLearn (AdaGrad, two threads).
 
     Args:
-        program: `xlearn_train`.
-        contender: What it trains.
-        folder: An empty one to write files to.
+        program: Path of `xlearn_train`.
+        contender: The model to train.
+        folder: An empty folder for its files.
     """
 
     def __init__(self, program: str, contender: ToolContender, folder: Path) -> None:
@@ -63,10 +63,10 @@ class XLearn:
         self._write(copies=1)
 
     def get_ready(self, seconds: float) -> None:
-        """Choose how many copies of the samples an epoch has and how many epochs a repetition has.
+        """Choose the number of copies of the samples in an epoch, and the number of epochs in a repetition.
 
-        xLearn's clock shows hundredths of a second: where an epoch takes only some of them, its file holds all samples
-        several times. Its first run also writes a binary copy of the file.
+        xLearn's clock shows hundredths of a second. Where an epoch takes only a few of them, its file holds all samples
+        several times. The first run also writes a binary copy of the file.
         """
         epoch_seconds = self.run(2)[-1].seconds
         if epoch_seconds < _LEAST_EPOCH_SECONDS:
@@ -75,12 +75,12 @@ class XLearn:
         self._epochs = _epochs_for(seconds, epoch_seconds)
 
     def repeat(self) -> dict[str, Any]:
-        """Samples per second of one run."""
+        """Return the samples per second of one run."""
         epoch_seconds = [epoch.seconds / self._copies for epoch in self.run(self._epochs)]
         return _repetition(epoch_seconds, self._workload.num_samples, "xLearn")
 
     def run(self, epochs: int, with_test: bool = False) -> list[Epoch]:
-        """The epochs of one run; `with_test` (Frappe only) their times include validation."""
+        """Return the epochs of one run. If `with_test` (Frappe only), their times include validation."""
         command = [self._program, str(self._train), *_XLEARN_SETTINGS.split()]
         command += ["-k", str(self._rank), "-e", str(epochs), "-l", str(self._folder / "log")]
         if not self._normalised:
@@ -89,11 +89,11 @@ class XLearn:
             test = self._folder / "test.libsvm"
             write_libsvm(self._workload, test, part="test")
             command += ["-v", str(test)]
-        environment = {"USER": "benchmark", **os.environ}  # it aborts where there is none
-        found = parse_xlearn(_run(command, self._folder, environment))
-        if len(found) != epochs:
-            raise ToolError(f"xLearn should have done {epochs} epochs, its output has {len(found)}")
-        return found
+        environment = {"USER": "benchmark", **os.environ}  # xLearn aborts without USER
+        finished = parse_xlearn(_run(command, self._folder, environment))
+        if len(finished) != epochs:
+            raise ToolError(f"xLearn's output should have {epochs} epochs, but has {len(finished)}")
+        return finished
 
     def _write(self, copies: int) -> None:
         self._copies = copies
@@ -105,9 +105,9 @@ class LibFM:
     """An FM of libFM (SGD, one thread).
 
     Args:
-        program: `libFM`.
-        contender: What it trains.
-        folder: An empty one to write files to.
+        program: Path of `libFM`.
+        contender: The model to train.
+        folder: An empty folder for its files.
     """
 
     def __init__(self, program: str, contender: ToolContender, folder: Path) -> None:
@@ -116,16 +116,16 @@ class LibFM:
         self._num_samples = contender.workload.num_samples
         self._train, self._test = folder / "train.libsvm", folder / "test.libsvm"
         write_libsvm(contender.workload, self._train)
-        with self._train.open() as lines:  # it wants test data, but does not learn from it
+        with self._train.open() as lines:  # libFM demands test samples, but does not learn from them
             self._test.write_text("".join(islice(lines, _ROWS_OF_IDLE_TEST)))
         self._epochs = 0
 
     def get_ready(self, seconds: float) -> None:
-        """Run once and choose the number of epochs from it."""
+        """Choose the number of epochs in a repetition from the time of a first run."""
         self._epochs = _epochs_for(seconds, self._run(2)[-1])
 
     def repeat(self) -> dict[str, Any]:
-        """Samples per second of one run."""
+        """Return the samples per second of one run."""
         return _repetition(self._run(self._epochs), self._num_samples, "libFM")
 
     def _run(self, epochs: int) -> list[float]:
@@ -137,10 +137,10 @@ class LibFM:
 
 
 def parse_xlearn(output: str) -> list[Epoch]:
-    """The epochs in xLearn's output.
+    """Return the epochs in xLearn's output.
 
     Raises:
-        ToolError: It reports an error, or has no epochs.
+        ToolError: The output reports an error or has no epochs.
     """
     lines = _COLOURS.sub("", output).splitlines()
     errors = [line for line in lines if line.startswith("[ ERROR")]
@@ -156,14 +156,14 @@ def parse_xlearn(output: str) -> list[Epoch]:
 
 
 def parse_libfm(log: str) -> list[float]:
-    """The seconds of every iteration in the file that libFM writes.
+    """Return the seconds of every iteration in libFM's log.
 
     Raises:
-        ToolError: It has no column `time_learn`, or no rows.
+        ToolError: The log has no column `time_learn` or no rows.
     """
     header, *rows = [line.split("\t") for line in log.splitlines() if line.strip()] or [[]]
     if "time_learn" not in header or not rows:
-        raise ToolError(f"libFM's log should have rows with a column time_learn. Its first line is {header}")
+        raise ToolError(f"libFM's log must have rows with a column time_learn. Received the first line: {header}")
     return [float(row[header.index("time_learn")]) for row in rows]
 
 
@@ -176,7 +176,7 @@ def _about(contender: ToolContender, optimizer: str, threads: str) -> dict[str, 
 
 
 def _epochs_for(seconds: float, epoch_seconds: float) -> int:
-    """One more than are timed."""
+    """Return the number of epochs of a repetition; the first one is not timed."""
     timed = _MOST_TIMED_EPOCHS if epoch_seconds <= 0 else math.ceil(seconds / epoch_seconds)
     return 1 + min(max(timed, _FEWEST_TIMED_EPOCHS), _MOST_TIMED_EPOCHS)
 
@@ -184,7 +184,7 @@ def _epochs_for(seconds: float, epoch_seconds: float) -> int:
 def _repetition(epoch_seconds: list[float], num_samples: int, tool: str) -> dict[str, Any]:
     seconds = median(epoch_seconds[1:])
     if seconds <= 0:
-        raise ToolError(f"{tool} needs more samples than {num_samples}: its clock shows an epoch as {seconds} s")
+        raise ToolError(f"{tool} needs more than {num_samples} samples, because its clock shows {seconds} s for an epoch")
     return {"samples_per_second": num_samples / seconds, "epoch_seconds": epoch_seconds}
 
 

@@ -1,4 +1,4 @@
-"""Resident memory of a training process: `getrusage(RUSAGE_SELF).ru_maxrss` after each of its phases."""
+"""The task `footprint`: resident memory of a training process after each of its phases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.speed.workloads import draw
 
 
 def serve(task: dict[str, Any], channel: Channel) -> None:
-    """Train, and tell what it took."""
+    """Train a model and send the memory after each phase."""
     contender = TensorFlowContender.from_json(task["contender"])
     phases = {"import": _resident()}
     model = _model(contender, task["steps_per_execution"], phases)
@@ -31,14 +31,14 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
 
 
 def distinct_ids(contender: TensorFlowContender) -> float:
-    """How many different ids a batch has, on average."""
+    """Return the mean number of distinct ids in a batch."""
     ids, _ = draw(contender.workload)
     batches = ids.reshape(-1, contender.batch_size, ids.shape[1])
     return float(np.mean([np.unique(batch).size for batch in batches]))
 
 
 def _model(contender: TensorFlowContender, steps_per_execution: int, phases: dict[str, Any]) -> Any:
-    """As `models.build`, with a look at the memory after each part. The plan is gone once the layer has its tables."""
+    """Build the same model as `models.build` and record the memory after each part, without a reference to the plan."""
     import keras
 
     plan = models.rank_plan(contender, None)
@@ -57,9 +57,9 @@ def _model(contender: TensorFlowContender, steps_per_execution: int, phases: dic
 
 
 def _resident() -> dict[str, int]:
-    """Bytes that are resident now, and the most there ever were."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Return the resident bytes: the current number, and the peak as in `getrusage(RUSAGE_SELF).ru_maxrss`."""
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit
     try:
         now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:

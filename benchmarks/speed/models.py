@@ -1,4 +1,4 @@
-"""The Keras models of the contenders, compiled."""
+"""The compiled Keras models of the contenders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keras import ops
 import keras_rafm as kr
 from benchmarks.speed.specs import TensorFlowContender
 
-#: Learning rates have no influence on the time of a step, but on that to a loss: LazyAdam's is the best with the default
-#: `idle_decay` on Frappe's validation data (`benchmarks/README.md`).
+#: Learning rates don't change the time of a step, but the time to reach a loss. That of `LazyAdam` is the best one with the
+#: default `idle_decay` on Frappe's validation data (`benchmarks/README.md`).
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "LazyAdam": lambda: kr.optimizers.LazyAdam(0.016),
     "LazyAdam, idle_decay=0": lambda: kr.optimizers.LazyAdam(0.004, idle_decay=0.0),
@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
 
 
 class EmbeddingFM(keras.Model):
-    """An FM as a Keras user would write it: `Embedding` layers, square of the sum minus sum of the squares."""
+    """An FM as a Keras user would write it, with `Embedding` layers: square of the sum minus sum of the squares."""
 
     def __init__(self, num_features: int, rank: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class EmbeddingFM(keras.Model):
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
 
     def call(self, ids: Any) -> Any:
-        """The score `[B, 1]`."""
+        """Return the score `[B, 1]`."""
         vectors = self.vectors(ids)
         square_of_sum = ops.square(ops.sum(vectors, axis=1))
         sum_of_squares = ops.sum(ops.square(vectors), axis=1)
@@ -44,10 +44,10 @@ class EmbeddingFM(keras.Model):
 
 
 def build(contender: TensorFlowContender, counts: npt.NDArray[Any] | None, steps_per_execution: int) -> keras.Model:
-    """The compiled model of a contender; `counts` of the features are needed if it has thresholds."""
+    """Return the compiled model of a contender. If it has thresholds, the counts of the features are needed."""
     model = _uncompiled(contender, counts)
     if contender.optimizer not in OPTIMIZERS:
-        raise ValueError(f"There is no optimizer {contender.optimizer!r}: there are {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}. Received: optimizer={contender.optimizer!r}")
     model.compile(
         OPTIMIZERS[contender.optimizer](),
         keras.losses.BinaryCrossentropy(from_logits=True),
@@ -57,15 +57,17 @@ def build(contender: TensorFlowContender, counts: npt.NDArray[Any] | None, steps
 
 
 def num_parameters(model: keras.Model) -> int:
-    """How many numbers are trained."""
+    """Return the number of trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
 def rank_plan(contender: TensorFlowContender, counts: npt.NDArray[Any] | None) -> kr.RankPlan:
-    """The levels of a contender's features, in the order of their counts where these are given."""
+    """Return the rank plan of a contender. With counts, features of a level are in the order of their counts."""
     if contender.thresholds:
         if counts is None:
-            raise ValueError(f"Counts are needed for thresholds. Received: thresholds={contender.thresholds}")
+            raise ValueError(
+                f"`counts` are needed for thresholds. Received: thresholds={contender.thresholds}, counts=None"
+            )
         return kr.RankPlan.from_counts(counts, contender.ranks, contender.thresholds)
     levels = np.ones(contender.workload.num_features, np.int8)
     for end in contender.most_frequent:
@@ -77,7 +79,7 @@ def _uncompiled(contender: TensorFlowContender, counts: npt.NDArray[Any] | None)
     if contender.model == "embedding":
         (rank,) = contender.ranks
         model = EmbeddingFM(contender.workload.num_features, rank)
-        model(np.zeros((1, contender.workload.num_fields), np.int32))  # makes its weights
+        model(np.zeros((1, contender.workload.num_fields), np.int32))  # creates the weights
         return model
     ids = keras.Input((contender.workload.num_fields,), dtype="int32", name="ids")
     layer = kr.RaFMLayer(rank_plan(contender, counts), factors_l2=contender.factors_l2, seed=0)

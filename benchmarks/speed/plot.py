@@ -1,4 +1,4 @@
-"""Samples per second of every contender as a bar chart."""
+"""A bar chart of the samples per second of every contender."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _INCHES_PER_BAR, _INCHES_BETWEEN_CASES, _WIDTH = 0.27, 0.55, 9.0
 
 
 def require_matplotlib() -> None:
-    """Say what is missing before anything has been measured.
+    """Check that matplotlib is installed, before anything is measured.
 
     Raises:
-        ModuleNotFoundError: There is no matplotlib.
+        ModuleNotFoundError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
-            "The plot needs matplotlib: install the extra `benchmark` (keras_rafm[benchmark]), or give --no-plot"
+            "The plot needs matplotlib: install the extra `benchmark` (keras_rafm[benchmark]) or use --no-plot"
         )
 
 
 def write_plot(results: Sequence[CaseResult], path: Path) -> None:
-    """One bar a contender with its lowest and highest, grouped by case; each case has a scale of its own."""
+    """Draw a bar with its lowest and highest value for each contender, grouped by case. Each case has its own scale."""
     require_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -43,10 +43,10 @@ def write_plot(results: Sequence[CaseResult], path: Path) -> None:
         medians = [spread.median for spread in spreads]
         errors = [[spread.median - spread.low for spread in spreads], [spread.high - spread.median for spread in spreads]]
         colours = [_OURS if bar.is_ours else _PEERS for bar in result.bars]
-        drawn = axes.barh(
+        drawn_bars = axes.barh(
             [bar.name for bar in result.bars], medians, xerr=errors, color=colours, error_kw={"elinewidth": 0.8}
         )
-        axes.bar_label(drawn, [f"{number:,.0f}" for number in medians], padding=4, fontsize=8)
+        axes.bar_label(drawn_bars, [f"{number:,.0f}" for number in medians], padding=4, fontsize=8)
         axes.set_title(result.title, loc="left", fontsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.14)

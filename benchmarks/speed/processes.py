@@ -1,4 +1,4 @@
-"""A worker, from the outside."""
+"""The other side of a worker: starting it, asking it, ending it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,35 @@ _LINES_OF_ERRORS = 15
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before it had answered."""
+    """A worker ended before it answered."""
 
 
 class Worker:
-    """A process with a TensorFlow of its own, which waits between requests. Use it as a context manager.
+    """A process with its own TensorFlow, which waits between requests. Use it as a context manager.
 
     Args:
-        python: Its interpreter, one that this package and TensorFlow can be imported in.
+        python: An interpreter that can import TensorFlow.
         task: `name`, `threads` and what the task of this name needs.
+        checkout: A checkout of this project, whose `keras_rafm` the worker imports. `None`: that of this project.
+            The code of the benchmarks is this project's in either case.
     """
 
-    def __init__(self, python: str, task: dict[str, Any]) -> None:
+    def __init__(self, python: str, task: dict[str, Any], checkout: Path | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name, "stderr")
         self._label = f"{task['name']} of {task.get('contender', {}).get('name', '?')}"
+        search_path = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        if checkout is not None:
+            task = {**task, "checkout": str(checkout.resolve())}
+            # The checkout has a folder `benchmarks` as well, which must not hide this one.
+            packages = Path(self._folder.name, "packages")
+            packages.mkdir()
+            (packages / "keras_rafm").symlink_to(checkout.resolve() / "keras_rafm", target_is_directory=True)
+            search_path.insert(0, str(packages))
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.speed.worker"],
-                cwd=_ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                [python, "-P", "-m", "benchmarks.speed.worker"],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -49,7 +58,7 @@ class Worker:
         self.close()
 
     def send(self, value: Any) -> None:
-        """Ask for something.
+        """Send a request.
 
         Raises:
             WorkerError: The worker has ended.
@@ -62,10 +71,10 @@ class Worker:
             raise self._error() from None
 
     def receive(self) -> Any:
-        """The next answer.
+        """Wait for the next answer.
 
         Raises:
-            WorkerError: The worker has ended instead.
+            WorkerError: The worker has ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -74,19 +83,19 @@ class Worker:
         return json.loads(line)
 
     def ask(self, value: Any) -> Any:
-        """Send, and wait for the answer."""
+        """Send a request and wait for the answer."""
         self.send(value)
         return self.receive()
 
     def close(self) -> None:
-        """End the worker and wait for it. Calling it again does nothing."""
+        """End the worker and wait for it. Further calls do nothing."""
         if not self._errors.exists():
             return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.terminate()  # what is left of its run is of no interest
+        self._process.terminate()  # The rest of its run is not needed.
         self._process.wait()
         self._process.stdout.close()
         self._folder.cleanup()

@@ -1,12 +1,13 @@
-"""Repetitions of a Keras model's training, done one at a time when they are asked for.
+"""The task `repetitions`: repetitions of a Keras model's training, one for each request.
 
-One call of `model.fit` lasts as long as the worker. It waits at the end of epochs, so a repetition has neither graphs to
-build nor iterators to start. A repetition goes from `on_epoch_begin` of its first epoch to `on_epoch_end` of its last, and
-what `RaFMModel` does at the end of an epoch (decay that waits on idle rows) is within.
+A worker calls `model.fit` once and blocks at the end of epochs until the next request, so no repetition builds graphs or
+starts iterators. A repetition lasts from `on_epoch_begin` of its first epoch to `on_epoch_end` of its last. This includes
+the pending decay that `RaFMModel` settles at the end of an epoch.
 
-With cached batches a repetition is one epoch of as many steps as take about the time asked for: **the bare step**, which
-waits for no data. The batches are cut from the samples in random order, the last, smaller one left out, and repeat. From
-arrays or `Samples` it is several whole, shuffled epochs with the progress bar on, whose output goes nowhere.
+With cached batches, a repetition is one epoch with as many steps as take about the requested time. This is **the bare
+step**, which never waits for data. The batches are cut from the samples in random order, without the last, smaller one,
+and repeat. From arrays or `Samples`, a repetition has several whole, shuffled epochs. The progress bar is on, but its
+output is discarded.
 """
 
 from __future__ import annotations
@@ -23,17 +24,16 @@ import tensorflow as tf
 import keras_rafm as kr
 from benchmarks.speed import models, roofline
 from benchmarks.speed.channel import Channel
+from benchmarks.speed.runtime import versions
 from benchmarks.speed.specs import TensorFlowContender
 from benchmarks.speed.workloads import draw, frappe_file
 
-_FEWEST_EPOCHS = 3  # of a repetition of whole epochs
+_FEWEST_EPOCHS = 3  # in a repetition of whole epochs
 _SEED = 20190512
 
 
 def serve(task: dict[str, Any], channel: Channel) -> None:
-    """Get ready, then do a repetition at every `"repeat"` until there are no more; at `{"roofline": …}` measure that."""
-    from benchmarks.speed.worker import versions
-
+    """Answer each `"repeat"` with a repetition and each `{"roofline": array_bytes}` with a roofline, until the end."""
     contender = TensorFlowContender.from_json(task["contender"])
     samples = load(contender)
     counts = kr.count_features(samples, contender.workload.num_features)
@@ -49,7 +49,7 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
 
 
 def load(contender: TensorFlowContender) -> kr.data.Samples:
-    """The samples of a contender."""
+    """Return the samples of a contender."""
     if contender.workload.source == "frappe":
         return kr.data.read_libfm(frappe_file(Path(contender.workload.folder), "train"))
     ids, labels = draw(contender.workload)
@@ -57,12 +57,12 @@ def load(contender: TensorFlowContender) -> kr.data.Samples:
 
 
 def seconds_of(times: EpochTimes) -> float:
-    """Of an epoch in training that has just begun: the first ones build graphs and fill caches."""
+    """Return the seconds of the fastest epoch but the first, which builds graphs and fills caches."""
     return min(times.seconds[1:])
 
 
 class EpochTimes(keras.callbacks.Callback):
-    """How long every epoch took."""
+    """Record the seconds of every epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,20 +79,22 @@ class EpochTimes(keras.callbacks.Callback):
 
 
 class CachedBatches:
-    """Batches that are cut, shuffled and cached already.
+    """Batches that have been cut, shuffled and cached before training.
 
     Attributes:
-        batches: The ids: `[batches, B, F]`.
-        epochs: Of a repetition.
-        steps: Of a repetition.
-        num_samples: Of a repetition.
+        batches: Ids `[batches, B, F]`.
+        epochs: Epochs in a repetition.
+        steps: Steps in a repetition.
+        num_samples: Samples in a repetition.
     """
 
     def __init__(self, contender: TensorFlowContender, samples: kr.data.Samples, steps_per_execution: int) -> None:
         size = contender.batch_size
         number = len(samples) // size
         if number == 0:
-            raise ValueError(f"`batch_size` must be at most the number of samples, {len(samples)}. Received: {size}")
+            raise ValueError(
+                f"`batch_size` must be at most the number of samples, {len(samples)}. Received: batch_size={size}"
+            )
         order = np.random.default_rng(_SEED).permutation(len(samples))[: number * size]
         self.batches = samples.ids[order].reshape(number, size, -1)
         labels = samples.labels[order].reshape(number, size, 1)
@@ -104,25 +106,25 @@ class CachedBatches:
         self.epochs, self.steps, self.num_samples = 1, 0, 0
 
     def plan(self, model: keras.Model, seconds: float) -> None:
-        """Choose how many steps a repetition has."""
+        """Choose the number of steps in a repetition."""
         times = EpochTimes()
-        self.steps = max(len(self.batches), self._steps_per_execution)  # every batch once, so that all are cached
+        self.steps = max(len(self.batches), self._steps_per_execution)  # every batch at least once, to cache it
         self.train(model, 3, times)
         executions = math.ceil(seconds * self.steps / seconds_of(times) / self._steps_per_execution)
         self.steps = executions * self._steps_per_execution
         self.num_samples = self.steps * self._batch_size
 
     def fit(self, model: keras.Model, callback: keras.callbacks.Callback) -> None:
-        """Train until the callback ends it."""
+        """Train until the callback stops it."""
         self.train(model, 10**9, callback)
 
     def train(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
-        """Train for so many epochs of `steps` steps."""
+        """Train for this number of epochs, each with `steps` steps."""
         model.fit(self._dataset, steps_per_epoch=self.steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[callback])
 
 
 class _Epochs:
-    """Whole epochs as users train them."""
+    """Whole, shuffled epochs from arrays or `Samples`. The attributes are those of `CachedBatches`."""
 
     def __init__(self, contender: TensorFlowContender, samples: kr.data.Samples, steps_per_execution: int) -> None:
         del steps_per_execution
@@ -132,7 +134,7 @@ class _Epochs:
         self.epochs, self.steps, self.num_samples = 0, 0, 0
 
     def plan(self, model: keras.Model, seconds: float) -> None:
-        """Choose how many epochs a repetition has."""
+        """Choose the number of epochs in a repetition."""
         times = EpochTimes()
         self.train(model, 3, times)
         self.epochs = max(_FEWEST_EPOCHS, math.ceil(seconds / seconds_of(times)))
@@ -143,16 +145,16 @@ class _Epochs:
         self.train(model, 10**9, callback)
 
     def train(self, model: keras.Model, epochs: int, callback: keras.callbacks.Callback) -> None:
-        how: dict[str, Any] = {"epochs": epochs, "verbose": 1, "callbacks": [callback]}
+        options: dict[str, Any] = {"epochs": epochs, "verbose": 1, "callbacks": [callback]}
         if self._arrays:
-            model.fit(self._samples.ids, self._samples.labels, batch_size=self._batch_size, **how)
+            model.fit(self._samples.ids, self._samples.labels, batch_size=self._batch_size, **options)
             return
         batches = self._samples.dataset(self._batch_size, shuffle=True, seed=_SEED, with_values=False)
-        model.fit(batches, shuffle=False, **how)
+        model.fit(batches, shuffle=False, **options)
 
 
 class _OnDemand(keras.callbacks.Callback):
-    """Holds training between repetitions. The first epochs are discarded."""
+    """Block training between repetitions. The first repetition is a warm-up that is not reported."""
 
     def __init__(self, channel: Channel, feed: CachedBatches | _Epochs, about: dict[str, Any], answer: Any) -> None:
         super().__init__()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.speed.results import CaseResult, Verdict
 from benchmarks.speed.specs import Settings
 
 
 def case_text(result: CaseResult) -> str:
-    """The section of a case: its table, targets and notes."""
+    """Return the section of a case: its table, targets and notes."""
     parts = [f"## {result.name}: {result.title}"]
     if result.rows:
         parts.append(_table(result.header, result.rows, first_column_left=True))
@@ -27,30 +26,30 @@ def case_text(result: CaseResult) -> str:
 
 
 def markdown(results: Sequence[CaseResult], settings: Settings) -> str:
-    """The whole report."""
-    here = machine()
+    """Return the whole report."""
+    about = machine()
     head = (
         "# Speed\n\n"
-        f"{here['processor']}, {here['cores']} cores, {here['memory_gigabytes']:.0f} GB; {_versions(results)}. Medians of "
-        f"{settings.runs} repetitions of about {settings.seconds:g} s in turns, lowest and highest in parentheses; ratios "
-        "are those of each round. Bold: this package.\n"
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gigabytes']:.0f} GB; {_versions(results)}. "
+        f"Medians of {settings.runs} alternating repetitions of about {settings.seconds:g} s, with lowest and highest. "
+        "Ratios compare repetitions of the same round. Bold: this package.\n"
     )
     return "\n".join([head, *map(case_text, results)])
 
 
 def write(results: Sequence[CaseResult], settings: Settings, folder: Path) -> None:
-    """`speed.md` and `speed.json`."""
+    """Write `speed.md` and `speed.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "speed.md").write_text(markdown(results, settings), encoding="utf-8")
     (folder / "speed.json").write_text(json.dumps(as_json(results, settings), indent=1) + "\n", encoding="utf-8")
 
 
 def as_json(results: Sequence[CaseResult], settings: Settings) -> dict[str, Any]:
-    """Every single measurement."""
-    told = ("runs", "seconds", "steps_per_execution", "threads")
+    """Return every single measurement."""
+    reported = ("runs", "seconds", "steps_per_execution", "threads")
     return {
         "machine": machine(),
-        "settings": {name: getattr(settings, name) for name in told},
+        "settings": {name: getattr(settings, name) for name in reported},
         "cases": [
             {
                 "name": result.name,
@@ -61,27 +60,6 @@ def as_json(results: Sequence[CaseResult], settings: Settings) -> dict[str, Any]
             }
             for result in results
         ],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
-    except OSError:
-        pass
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (OSError, ValueError):
-        memory = float("nan")
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "memory_gigabytes": memory,
-        "python": platform.python_version(),
-        "system": platform.system(),
     }
 
 

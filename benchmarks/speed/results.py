@@ -1,4 +1,4 @@
-"""What a case has found, and how well its targets are met."""
+"""The measurements of a case, and whether they reach its targets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Measured:
     """A contender and its repetitions, in the order of the rounds.
 
     Attributes:
-        name: In the table.
-        about: What does not change: `parameters`, `optimizer`, `batch_size`, `threads`, `steps_per_execution`,
+        name: The contender's name in the table.
+        about: What is the same in all rounds: `parameters`, `optimizer`, `batch_size`, `threads`, `steps_per_execution`,
             `tensorflow`.
-        samples_per_second: Of each round.
-        ms_per_step: Of each round; empty for tools that don't have steps.
-        is_ours: Whether it is of this package.
+        samples_per_second: One value per round.
+        ms_per_step: One value per round. Empty for the C++ tools, which have no steps.
+        is_ours: Whether the model is of this package.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Measured:
 
     @property
     def has_steps(self) -> bool:
-        """Whether it is a Keras model: the C++ tools have no steps."""
+        """Whether the contender is a Keras model. The C++ tools have no steps."""
         return bool(self.ms_per_step)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target beside what was measured. Lower is better where `at_most`."""
+    """A target and the measurement. If `at_most`, lower is better."""
 
     what: str
     limit: float
@@ -45,7 +45,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool:
-        """Whether the median is on the right side."""
+        """Whether the median reaches the target."""
         return self.measured.median <= self.limit if self.at_most else self.measured.median >= self.limit
 
 
@@ -54,14 +54,14 @@ class CaseResult:
     """The outcome of a case.
 
     Attributes:
-        name: Of the case.
-        title: Of the case.
-        header: Of the table.
-        rows: Of the table.
-        verdicts: One for each target.
-        notes: What the tables don't say.
-        raw: All measurements, as JSON.
-        bars: What the plot shows.
+        name: Name of the case.
+        title: Title of the case.
+        header: Header of the table.
+        rows: Rows of the table.
+        verdicts: One verdict for each target.
+        notes: Sentences below the tables.
+        raw: All measurements, as JSON values.
+        bars: Contenders that the plot shows.
     """
 
     name: str
@@ -82,10 +82,10 @@ _PHRASES = {
 
 
 def verdict(target: Target, measured: dict[str, Measured]) -> Verdict:
-    """How a target is met, from the ratios of each round.
+    """Compare a target with the ratios of each round.
 
     Raises:
-        KeyError: One of the two was not measured.
+        KeyError: One of the two contenders was not measured.
     """
     ours, other = measured[target.contender], measured[target.against]
     if target.kind == "parameters":

@@ -1,23 +1,23 @@
-"""The bytes that a training step must touch, the bandwidth of the machine's memory, and the time that follows from both.
+"""The bytes that a training step must touch, the memory bandwidth of the machine, and the time that follows from both.
 
-A step can't be faster than `step_bytes(…).memory / bandwidth`. With `row` the bytes of a row of a table of `D_k` float32
-numbers (`4 · D_k`), `rows` the distinct rows of it that the batch reads and `occurrences` how often it reads them:
+A step can't be faster than `step_bytes(…).memory / bandwidth`. Let `row` be the bytes of a row of `D_k` float32 numbers
+(`4 · D_k`), `rows` the number of distinct rows of a table that the batch reads, and `occurrences` the number of its reads:
 
-- `memory`, which comes from main memory where tables are larger than the cache:
-  - `rows · row · (1 + 1 + 2 + 2 · slots)` of every table, the linear weights being one of width 1: the row is read in the
-    forward pass, its gradient written, and in the update the row and each of its optimizer slots (Adagrad 1, Adam 2) are
-    read and written;
-  - `rows · 16` of every table whose idle rows decay: a float64 mark is read and written;
-  - per occurrence, 4 bytes of id, and 8 bytes (column and value) of each CSR matrix that it is an entry of, which are
-    written once and read by the two products. There is a matrix for each range of features that a table holds.
-- `cache`: `occurrences · row · 2` of every table, what the two sparse products go through. The forward one reads a row of
-  the table for every occurrence, the backward one a row of the gradient of the batch's sums, both of which were touched
-  just before.
+- `memory` comes from main memory where tables are larger than the cache:
+  - `rows · row · (1 + 1 + 2 + 2 · slots)` for every table, and for the linear weights as a table of width 1. The forward
+    pass reads the row, the backward pass writes its gradient, and the update reads and writes the row and each of its
+    optimizer slots (Adagrad 1, Adam 2).
+  - `rows · 16` for every table with idle decay: a float64 mark is read and written.
+  - 4 bytes per occurrence for its id, and 8 bytes (column and value) for each CSR matrix that has it as an entry. The entry
+    is written once and read by both products. Each range of features that a table holds has a matrix.
+- `cache` is `occurrences · row · 2` for every table: the data that the two sparse products read. For every occurrence, the
+  forward product reads a row of the table, and the backward product a row of the gradient of the batch's sums. Both rows
+  were touched shortly before.
 
-Indices, temporary tensors and the search for distinct ids are left out: they are what an implementation may do without.
+Indices, temporary tensors and the search for distinct ids are left out, because an implementation might not need them.
 
-The bandwidth is that of copying (`b = a`) or adding (`c = a + b`) float32 arrays on as many threads as there are cores, the
-best of several, every byte that is read or written counted once as in the STREAM benchmark (McCalpin).
+The bandwidth is the best of several runs that copy (`b = a`) or add (`c = a + b`) float32 arrays on all cores. As in the
+STREAM benchmark (McCalpin), every byte that is read or written counts once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from benchmarks.speed.specs import TensorFlowContender
 if TYPE_CHECKING:
     import keras_rafm as kr
 
-#: Slots per weight of an optimizer, and whether it keeps marks for the decay of idle rows.
+#: The slots per weight of each optimizer, and whether it keeps marks for idle decay.
 _SLOTS_AND_MARKS = {
     "LazyAdam": (2, True),
     "LazyAdam, idle_decay=0": (2, False),
@@ -53,20 +53,20 @@ _RUNS = 5
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes of a step, from main memory and from the cache."""
+    """Bytes of a step that come from main memory and from the cache."""
 
     memory: int
     cache: int
 
 
 def step_bytes(ids: npt.NDArray[Any], plan: kr.RankPlan, slots: int, marks: bool) -> StepBytes:
-    """The bytes of a step on a batch of ids `[B, F]` (see above).
+    """Return the bytes of a step on a batch of ids `[B, F]`, as described above.
 
     Args:
-        ids: No padding.
-        plan: Of the layer, which has linear weights.
+        ids: Feature ids without padding.
+        plan: The rank plan of the layer, which has linear weights.
         slots: Optimizer slots per weight.
-        marks: Whether the idle rows of factor tables decay.
+        marks: Whether the factor tables have idle decay.
     """
     distinct, occurrences = np.unique(ids, return_counts=True)
     level = plan.levels[distinct]
@@ -89,9 +89,12 @@ def step_bytes(ids: npt.NDArray[Any], plan: kr.RankPlan, slots: int, marks: bool
 def measured(
     contender: TensorFlowContender, plan: kr.RankPlan, batches: npt.NDArray[Any], array_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Mean bytes of a step over the batches `[n, B, F]`, and the bandwidth in bytes per second with arrays of a size."""
+    """Return the mean bytes of a step over the batches `[n, B, F]`, and the bandwidth in bytes per second."""
     if contender.optimizer not in _SLOTS_AND_MARKS:
-        raise ValueError(f"There is no roofline for steps of {contender.optimizer!r}: they pass over whole tables")
+        raise ValueError(
+            f"`optimizer` must be one of {', '.join(_SLOTS_AND_MARKS)} for a roofline; others pass over whole tables. "
+            f"Received: optimizer={contender.optimizer!r}"
+        )
     slots, marks = _SLOTS_AND_MARKS[contender.optimizer]
     steps = [step_bytes(batch, plan, slots, marks) for batch in batches]
     mean = StepBytes(*(int(np.mean([getattr(step, part) for step in steps])) for part in ("memory", "cache")))
@@ -100,7 +103,7 @@ def measured(
 
 
 def bandwidth(array_bytes: int, threads: int | None = None) -> float:
-    """Bytes per second between the cores and arrays of this size."""
+    """Return the bytes per second between the cores and arrays of this size."""
     threads = threads or os.cpu_count() or 1
     length = array_bytes // 4 // threads
     parts = [tuple(np.ones(length, np.float32) for _ in range(3)) for _ in range(threads)]
@@ -111,7 +114,7 @@ def bandwidth(array_bytes: int, threads: int | None = None) -> float:
     def add(arrays: tuple[npt.NDArray[Any], ...]) -> None:
         np.add(arrays[0], arrays[1], out=arrays[2])
 
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets go of the interpreter's lock in both
+    with ThreadPoolExecutor(threads) as pool:  # NumPy releases the interpreter's lock in both
         kernels: Sequence[tuple[Callable[[tuple[npt.NDArray[Any], ...]], None], int]] = ((copy, 2), (add, 3))
         best = 0.0
         for kernel, arrays_touched in kernels:
@@ -123,7 +126,7 @@ def bandwidth(array_bytes: int, threads: int | None = None) -> float:
 
 
 def _array_bytes() -> int:
-    """Far beyond the cache, but no more than memory allows for three arrays."""
+    """Return a size far beyond the cache, at most what the free memory allows for three arrays."""
     cache = _last_level_cache_bytes()
     return int(min(_TIMES_BEYOND_CACHE * cache, _SHARE_OF_FREE_MEMORY * _free_bytes() / 3))
 

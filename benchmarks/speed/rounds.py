@@ -1,6 +1,7 @@
-"""One case from start to end: contenders get ready one after the other, then do their repetitions in turn.
+"""A case from start to end: contenders are prepared one after the other, then their repetitions alternate.
 
-Turns (A B C A B C …) let a drift of the machine hit all contenders alike. Those whose turn it is not are blocked.
+Because they alternate (A B C A B C …), a drift of the machine's speed affects all contenders alike. While one runs, the
+others are blocked.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ R = TypeVar("R")
 
 
 class _Runner(Protocol):
+    """A contender that is ready to run."""
+
     about: dict[str, Any]
 
     def repeat(self) -> dict[str, Any]: ...
 
 
 class _TensorFlowRunner:
-    """A worker that repeats training steps."""
+    """A worker with the task `repetitions`."""
 
     def __init__(self, contender: TensorFlowContender, settings: Settings, threads: str) -> None:
         python = settings.other_python if contender.in_other_python else settings.python
@@ -60,7 +63,7 @@ class _TensorFlowRunner:
 
 
 def run_case(case: Case, settings: Settings, log: Log) -> CaseResult:
-    """All rounds of a case."""
+    """Run all rounds of a case."""
     with ExitStack() as stack:
         runners: list[tuple[Contender, _Runner]] = []
         notes: list[str] = []
@@ -70,13 +73,13 @@ def run_case(case: Case, settings: Settings, log: Log) -> CaseResult:
                 notes.append(f"{contender.name} is left out: {missing}.")
                 log(notes[-1])
                 continue
-            log(f"{contender.name} gets ready")
+            log(f"preparing {contender.name}")
             runners.append((contender, _start(contender, settings, stack, log)))
         if not runners:
             return CaseResult(case.name, case.title, [], [], notes=notes)
 
-        found = [Measured(contender.name, runner.about, is_ours=_is_ours(contender)) for contender, runner in runners]
-        raw = _in_turn([runner for _, runner in runners], found, settings.runs, log)
+        measured = [Measured(contender.name, runner.about, is_ours=_is_ours(contender)) for contender, runner in runners]
+        raw = _alternate([runner for _, runner in runners], measured, settings.runs, log)
         rooflines: dict[str, dict[str, Any]] = {}
         for contender, runner in runners:
             if isinstance(contender, TensorFlowContender) and contender.roofline:
@@ -84,30 +87,30 @@ def run_case(case: Case, settings: Settings, log: Log) -> CaseResult:
                 assert isinstance(runner, _TensorFlowRunner)
                 rooflines[contender.name] = runner.worker.ask({"roofline": case.array_bytes})
 
-    by_name = {measured.name: measured for measured in found}
-    bandwidth = max((roofline["bandwidth"] for roofline in rooflines.values()), default=0.0)  # one machine has one
+    by_name = {each.name: each for each in measured}
+    bandwidth = max((roofline["bandwidth"] for roofline in rooflines.values()), default=0.0)  # of the same machine
     notes += [
         roofline_note(name, Spread.of(by_name[name].ms_per_step), {**roofline, "bandwidth": bandwidth})
         for name, roofline in rooflines.items()
     ]
-    targets, unmet = _split_targets(case.targets, by_name)
-    notes += [f"No verdict on {target.contender} against {target.against}: one of them is left out." for target in unmet]
-    result = CaseResult(case.name, case.title, *table(found, case.reference), notes=notes, bars=found)
+    targets, left_out = _split_targets(case.targets, by_name)
+    notes += [f"No verdict on {target.contender} against {target.against}: one of them is left out." for target in left_out]
+    result = CaseResult(case.name, case.title, *table(measured, case.reference), notes=notes, bars=measured)
     result.verdicts = [verdict(target, by_name) for target in targets]
     result.raw = {
         "contenders": [
-            {"name": measured.name, **measured.about, "repetitions": repetitions}
-            for measured, repetitions in zip(found, raw, strict=True)
+            {"name": each.name, **each.about, "repetitions": repetitions}
+            for each, repetitions in zip(measured, raw, strict=True)
         ],
         "rooflines": rooflines,
     }
     return result
 
 
-def table(found: Sequence[Measured], reference: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; the reference is the first contender where the one that is named has been left out."""
-    names = [measured.name for measured in found]
-    base = found[names.index(reference) if reference in names else 0]
+def table(contenders: Sequence[Measured], reference: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows. If the reference was left out, the first contender takes its place."""
+    names = [measured.name for measured in contenders]
+    base = contenders[names.index(reference) if reference in names else 0]
     header = [
         "contender",
         "optimizer",
@@ -120,12 +123,12 @@ def table(found: Sequence[Measured], reference: str) -> tuple[list[str], list[li
         f"samples per second over {base.name}",
     ]
     rows = []
-    for measured in found:
+    for measured in contenders:
         ratios = Spread.of(pairwise_ratios(measured.samples_per_second, base.samples_per_second))
         name = f"**{measured.name}**" if measured.is_ours else measured.name
         rows.append(
             [
-                f"{name} (TensorFlow {measured.about['tensorflow']})" if _versions_differ(found) else name,
+                f"{name} (TensorFlow {measured.about['tensorflow']})" if _versions_differ(contenders) else name,
                 measured.about["optimizer"],
                 f"{measured.about['batch_size']:,}" if "batch_size" in measured.about else "",
                 measured.about["threads"],
@@ -140,27 +143,27 @@ def table(found: Sequence[Measured], reference: str) -> tuple[list[str], list[li
 
 
 def roofline_note(name: str, ms_per_step: Spread, measured: dict[str, Any]) -> str:
-    """What `roofline.measured` has found beside the time of a step."""
+    """Compare the time of a step with the result of `roofline.measured`."""
     least_ms = 1000 * measured["memory"] / measured["bandwidth"]
     return (
-        f"Roofline of {name}: a step must touch {measured['memory'] / 1e6:,.1f} MB of memory, "
-        f"{least_ms:.2f} ms at the {measured['bandwidth'] / 1e9:.1f} GB/s that copying or adding arrays of "
-        f"{measured['array_bytes'] / 1e6:,.0f} MB reaches. Its step reaches {least_ms / ms_per_step.median:.0%} of that. "
-        f"Its sparse products go through {measured['cache'] / 1e6:,.1f} MB in the cache."
+        f"Roofline of {name}: a step must touch {measured['memory'] / 1e6:,.1f} MB of memory. That takes "
+        f"{least_ms:.2f} ms at {measured['bandwidth'] / 1e9:.1f} GB/s, the bandwidth of copying or adding arrays of "
+        f"{measured['array_bytes'] / 1e6:,.0f} MB. The step reaches {least_ms / ms_per_step.median:.0%} of that speed. "
+        f"Its sparse products read {measured['cache'] / 1e6:,.1f} MB from the cache."
     )
 
 
 def start_faster(
     start: Callable[[str], R], close: Callable[[R], None], trial: Callable[[R], float], settings: Settings, log: Log
 ) -> R:
-    """With the thread setting that is asked for, or with the faster one of both.
+    """Start a runner with the requested thread setting, or with the faster one of both.
 
     Args:
-        start: Makes a runner with a thread setting.
-        close: Ends one.
-        trial: Milliseconds, or anything that is less for the faster.
-        settings: Says which threads are asked for.
-        log: Is told what was chosen.
+        start: Starts a runner with a thread setting.
+        close: Ends a runner.
+        trial: Returns the time of a repetition, in any unit.
+        settings: Has the requested threads.
+        log: Called with the choice.
     """
     if settings.threads != "best":
         return start(settings.threads)
@@ -180,17 +183,19 @@ def start_faster(
             close(runner)
 
 
-def _in_turn(runners: Sequence[_Runner], found: Sequence[Measured], rounds: int, log: Log) -> list[list[dict[str, Any]]]:
-    """Everything that the repetitions of each runner have told; their speeds are put into `found`."""
-    told: list[list[dict[str, Any]]] = [[] for _ in runners]
+def _alternate(
+    runners: Sequence[_Runner], contenders: Sequence[Measured], rounds: int, log: Log
+) -> list[list[dict[str, Any]]]:
+    """Return the reports of all repetitions by runner, and add their speeds to `contenders`."""
+    reports: list[list[dict[str, Any]]] = [[] for _ in runners]
     for number in range(rounds):
         log(f"round {number + 1} of {rounds}")
-        for measured, repetitions, runner in zip(found, told, runners, strict=True):
+        for measured, repetitions, runner in zip(contenders, reports, runners, strict=True):
             repetitions.append(runner.repeat())
             measured.samples_per_second.append(repetitions[-1]["samples_per_second"])
             if "ms_per_step" in repetitions[-1]:
                 measured.ms_per_step.append(repetitions[-1]["ms_per_step"])
-    return told
+    return reports
 
 
 def _start(contender: Contender, settings: Settings, stack: ExitStack, log: Log) -> _Runner:
@@ -213,13 +218,13 @@ def _start(contender: Contender, settings: Settings, stack: ExitStack, log: Log)
 
 
 def _missing(contender: Contender, settings: Settings) -> str:
-    """Why a contender can't take part, if it can't."""
+    """Return why a contender can't take part, or an empty string if it can."""
     if isinstance(contender, ToolContender):
         program = settings.xlearn if contender.tool == "xlearn" else settings.libfm
         option = f"--{contender.tool}"
-        return "" if program else f"its program is neither on the PATH nor named by {option}"
+        return "" if program else f"its program is not on the PATH and not given by {option}"
     if contender.in_other_python and not settings.other_python:
-        return "no interpreter is named by --other-python"
+        return "--other-python is not given"
     return ""
 
 
@@ -227,10 +232,11 @@ def _is_ours(contender: Contender) -> bool:
     return isinstance(contender, TensorFlowContender) and contender.model == "rafm"
 
 
-def _versions_differ(found: Sequence[Measured]) -> bool:
-    return len({measured.about["tensorflow"] for measured in found if "tensorflow" in measured.about}) > 1
+def _versions_differ(contenders: Sequence[Measured]) -> bool:
+    return len({measured.about["tensorflow"] for measured in contenders if "tensorflow" in measured.about}) > 1
 
 
-def _split_targets(targets: Sequence[Target], known: dict[str, Measured]) -> tuple[list[Target], list[Target]]:
-    have = [target for target in targets if target.contender in known and target.against in known]
-    return have, [target for target in targets if target not in have]
+def _split_targets(targets: Sequence[Target], measured: dict[str, Measured]) -> tuple[list[Target], list[Target]]:
+    """Return the targets whose two contenders were both measured, and the others."""
+    complete = [target for target in targets if target.contender in measured and target.against in measured]
+    return complete, [target for target in targets if target not in complete]

@@ -1,12 +1,12 @@
-"""What a benchmark consists of, as plain values: workloads, contenders, targets and cases."""
+"""The parts of a benchmark as plain values: workloads, contenders, targets and cases."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-#: `default` leaves TensorFlow's thread settings alone; `one-per-op` runs every operation on one thread and as many
-#: operations at once as there are cores (`intra_op=1, inter_op=2` on two cores); `best` tries both and takes the faster.
+#: `default` keeps TensorFlow's thread settings. `one-per-op` runs every operation on one thread, and as many operations at
+#: once as there are cores (`intra_op=1, inter_op=2` on two cores). `best` tries both and takes the faster one.
 THREADS = ("default", "one-per-op")
 ThreadChoice = Literal["default", "one-per-op", "best"]
 
@@ -16,14 +16,14 @@ class Workload:
     """The samples of a case.
 
     Attributes:
-        source: `frappe`: the training data of Frappe. `log-uniform`: ids drawn with a seed so that their logarithms are
-            evenly distributed, each field from all features, and random labels.
-        num_features: Of the model.
+        source: `frappe` is the training data of Frappe. `log-uniform` has ids whose logarithms are evenly distributed, each
+            field with ids of all features, and random labels, all drawn with a fixed seed.
+        num_features: Number of features of the model.
         num_fields: Ids per sample.
-        num_samples: How many are drawn; of Frappe all are there.
-        spread: Ids are drawn below `num_features / spread` and multiplied with it: batches then have as many distinct ids
-            as those of a workload with so many features.
-        folder: Where the `frappe` folder is.
+        num_samples: Number of samples. For Frappe, it is the number of all samples.
+        spread: Ids are drawn below `num_features / spread` and then multiplied by `spread`. Batches have as many distinct
+            ids as those of a workload with `num_features / spread` features.
+        folder: The folder that holds the folder `frappe`.
     """
 
     source: Literal["frappe", "log-uniform"]
@@ -36,22 +36,22 @@ class Workload:
 
 @dataclass(frozen=True)
 class TensorFlowContender:
-    """A Keras model that trains in a worker of its own.
+    """A Keras model that trains in its own worker.
 
     Attributes:
-        name: In the table.
-        workload: What it trains on.
-        ranks: Of an FM or RaFM of this package; of `embedding` one.
+        name: Its name in the table.
+        workload: The samples that it trains on.
+        ranks: Ranks of an FM or RaFM of this package, or the one rank of an `embedding` model.
         optimizer: A name in `models.OPTIMIZERS`.
-        model: `rafm`: this package; `embedding`: the FM that a Keras user would write with `Embedding`.
-        thresholds: A feature's level is 1 + the number of these that its count in the training data exceeds.
-        most_frequent: Instead of `thresholds`, where low ids are frequent by construction: the ids below the first number
-            are of level 2 or above, those below the second of level 3 or above, and so on.
+        model: `rafm` is a model of this package, `embedding` the FM that a Keras user would write with `Embedding`.
+        thresholds: A feature's level is 1 + the number of thresholds that its count in the training data exceeds.
+        most_frequent: An alternative to `thresholds` for workloads where low ids are frequent by construction. Ids below
+            the first number have level 2 or above, ids below the second level 3 or above, and so on.
         batch_size: `B`.
-        factors_l2: Of the layer.
-        feed: `batches`: cut and cached before, so that a step is all there is to wait for. `arrays`: `fit(ids, labels)` on
-            NumPy arrays. `samples`: `fit(Samples.dataset(…, shuffle=True))`.
-        in_other_python: Runs in the interpreter named by `--other-python`.
+        factors_l2: See `RaFMLayer`.
+        feed: `batches` are cut and cached before training, so that a step never waits for data. `arrays` is
+            `fit(ids, labels)` on NumPy arrays, `samples` is `fit(Samples.dataset(…, shuffle=True))`.
+        in_other_python: Whether it runs in the interpreter of `--other-python`.
         roofline: Whether to compare its step with the memory bandwidth of the machine.
     """
 
@@ -69,12 +69,12 @@ class TensorFlowContender:
     roofline: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a worker."""
+        """Return JSON values for a worker."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TensorFlowContender:
-        """The reverse, after a round trip through JSON."""
+        """Return the contender that `to_json` was called on."""
         tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **tuples, "workload": Workload(**values["workload"])})
 
@@ -83,8 +83,8 @@ class TensorFlowContender:
 class ToolContender:
     """A plain FM of a C++ tool, which runs as a process and measures its own epochs.
 
-    `normalised` is xLearn's default: the values of every sample are scaled to norm 1. It changes what is learnt, not how
-    fast a step is.
+    With `normalised`, xLearn's default, the values of every sample are scaled to norm 1. This changes the result of
+    training, but not the time of a step.
     """
 
     name: str
@@ -99,13 +99,14 @@ Contender = TensorFlowContender | ToolContender
 
 @dataclass(frozen=True)
 class Target:
-    """What a contender should reach against another one.
+    """The speed or size that a contender should reach, relative to another one.
 
     Attributes:
-        contender: Its name.
-        against: The name of the other.
-        kind: `speed`: samples per second are at least `limit` times the other's. `time`: time per sample is at most `limit`
-            times the other's. `parameters`: likewise their number.
+        contender: The name of the contender.
+        against: The name of the other one.
+        kind: `speed`: samples per second are at least `limit` times those of the other. `time`: time per sample is at most
+            `limit` times that of the other. `parameters`: the number of parameters is at most `limit` times that of the
+            other.
         limit: See `kind`.
     """
 
@@ -117,9 +118,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Case:
-    """Contenders that do the same work, one of which the others are compared with.
+    """Contenders that do the same work, and the one that the others are compared with.
 
-    `array_bytes` is the size of the arrays that a roofline's bandwidth is measured with, if not one far beyond the cache.
+    Attributes:
+        name: The name for `--cases`.
+        title: The heading in the report.
+        reference: The name of the contender that the others are compared with.
+        contenders: All contenders.
+        targets: What they should reach.
+        array_bytes: The size of the arrays for a roofline's bandwidth. `None`: far beyond the cache.
     """
 
     name: str
@@ -136,13 +143,13 @@ class Settings:
 
     Attributes:
         runs: Measured repetitions of every contender.
-        seconds: How long one of them lasts, roughly.
-        steps_per_execution: Of every Keras model.
-        threads: Of every Keras model.
+        seconds: Approximate length of a repetition.
+        steps_per_execution: Steps per call of TensorFlow, for every Keras model.
+        threads: The thread setting of every Keras model.
         python: The interpreter of the workers.
         other_python: An interpreter with another TensorFlow version.
-        xlearn: The program `xlearn_train`.
-        libfm: The program `libFM`.
+        xlearn: Path of the program `xlearn_train`.
+        libfm: Path of the program `libFM`.
     """
 
     runs: int

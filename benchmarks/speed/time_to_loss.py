@@ -1,12 +1,11 @@
-"""How soon a test log-loss on Frappe is reached from scratch, by RaFM 64+256 and by xLearn's FM-256.
+"""The time in which RaFM 64+256 and xLearn's FM-256 reach a test log-loss on Frappe from scratch.
 
-Of RaFM, `training` measures `fit`, each round with another seed; a training before the rounds, which also picks the
-threads, is not counted. xLearn trains once with validation after every epoch to find the epoch that reaches the loss. Since
-its times then include validation, each round trains a few epochs without; their median times that number of epochs is its
-time.
+For RaFM, the task `training` measures `fit`, with another seed in each round. A training before the rounds, which also
+chooses the threads, is not counted. xLearn first trains with validation to find the epoch that reaches the loss. Since
+those times include validation, each round trains a few epochs without it. xLearn's time is the median of these epochs times
+the number of epochs needed.
 
-xLearn's settings are the ones of the other cases, once with the normalisation of samples that it does by default and once
-without.
+xLearn has the settings of the other cases, once with its default normalisation of samples and once without.
 """
 
 from __future__ import annotations
@@ -33,18 +32,21 @@ _AT_LEAST = 15.0
 _SEEDS = 3
 _SEED_OF_TRIAL = 100
 _HEADER = ["contender", "optimizer", "batch", "threads", "epochs", "test log-loss", "seconds"]
-_CLOCKS = {"seconds": "with making the model and building its graph", "seconds_without_graph": "without graph building"}
+_CLOCKS = {
+    "seconds": "with making the model and building its graph",
+    "seconds_without_graph": "without graph building",
+}
 
 
 def run(frappe: Workload, settings: Settings, log: Log) -> CaseResult:
     """One round for each seed."""
     ours, peers = time_to_loss_contenders(frappe)
     with ExitStack() as stack:
-        found = []
+        trained_peers = []
         for peer in peers if settings.xlearn else []:
-            log(f"{peer.name} trains {_XLEARN_EPOCHS} epochs with validation")
+            log(f"{peer.name}: training {_XLEARN_EPOCHS} epochs with validation")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            found.append(_Peer.trained(peer, settings, folder))
+            trained_peers.append(_Peer.trained(peer, settings, folder))
         runner = start_faster(
             lambda threads: _Trainer(ours, settings, threads),
             lambda runner: runner.worker.close(),
@@ -57,23 +59,23 @@ def run(frappe: Workload, settings: Settings, log: Log) -> CaseResult:
         for seed in range(_SEEDS):
             log(f"round {seed + 1} of {_SEEDS}")
             trainings.append(runner.train(seed))
-            for trained in found:
-                trained.repeat()
-    result = _result(ours, runner.about, trainings, found)
+            for peer in trained_peers:
+                peer.repeat()
+    result = _result(ours, runner.about, trainings, trained_peers)
     if not settings.xlearn:
-        result.notes.append("xLearn is left out: its program is neither on the PATH nor named by --xlearn.")
+        result.notes.append("xLearn is left out: its program is not on the PATH and not given by --xlearn.")
     return result
 
 
 def epoch_that_reaches(epochs: list[Epoch], log_loss: float) -> Epoch:
-    """The first epoch whose test log-loss is low enough, or the last one."""
+    """Return the first epoch whose test log-loss is low enough, or the last one if there is none."""
     reached = (epoch for epoch in epochs if epoch.test_log_loss is not None and epoch.test_log_loss <= log_loss)
     return next(reached, epochs[-1])
 
 
 @dataclass
 class _Peer:
-    """xLearn, the epoch that it has to get to, and how long it takes to get there."""
+    """xLearn, its epochs with validation, and the seconds of each round until the epoch that reaches the loss."""
 
     contender: ToolContender
     xlearn: XLearn
@@ -90,6 +92,7 @@ class _Peer:
 
     @property
     def goal(self) -> Epoch:
+        """The epoch that reaches the loss."""
         return epoch_that_reaches(self.epochs, _LOG_LOSS)
 
     def repeat(self) -> None:
@@ -112,7 +115,7 @@ class _Trainer:
         self.worker = Worker(settings.python, task)
         try:
             self.about = {"threads": threads, **self.worker.receive()}
-            self.train(_SEED_OF_TRIAL)  # what TensorFlow does once in a process is done now
+            self.train(_SEED_OF_TRIAL)  # Work that TensorFlow does once per process is done here.
         except BaseException:
             self.worker.close()
             raise
@@ -142,11 +145,11 @@ def _result(
         result.rows.append([name, *cells, Spread.of(peer.seconds).text("{:.2f}")])
         if goal.test_log_loss is None or not goal.test_log_loss <= _LOG_LOSS:
             result.notes.append(
-                f"{name} does not get to {_LOG_LOSS} in {goal.number} epochs: its time is that of all of them."
+                f"{name} does not reach {_LOG_LOSS} in {goal.number} epochs, so its time is that of all of them."
             )
         result.notes.append(f"The lowest test log-loss of {name} in {_XLEARN_EPOCHS} epochs is {_lowest(peer.epochs)}.")
     if not all(training["reached"] for training in trainings):
-        result.notes.append(f"{ours.name} does not get to {_LOG_LOSS} with every seed, so there are no verdicts.")
+        result.notes.append(f"{ours.name} does not reach {_LOG_LOSS} with every seed, so there are no verdicts.")
         result.verdicts = []
     result.raw = {
         "ours": {"name": ours.name, **about, "trainings": trainings},

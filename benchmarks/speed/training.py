@@ -1,9 +1,9 @@
-"""Training from scratch until the test log-loss is as low as asked for.
+"""The task `training`: training from scratch until the test log-loss is low enough.
 
-The clock starts before the model is made and stops at the end of an epoch; evaluation is not counted. Test data is looked
-at for nothing but to stop the clock. Up to the end of the first epoch the graph is built. What training takes without that
-is also told: there the median of the later epochs stands for the first. At least three epochs are done, so that there are
-some. The order and the first batches of an epoch are got ready before, perhaps during an evaluation: a few milliseconds.
+The clock starts before the model is made and stops at the end of an epoch. It does not count evaluation, and test data is
+only used to stop it. The first epoch includes building the graph. For the time without graph building, the median of the
+later epochs takes the place of the first, so at least three epochs are trained. The order and the first batches of an epoch
+may be prepared during the evaluation before it, which takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import keras_rafm as kr
 from benchmarks.speed import models
 from benchmarks.speed.channel import Channel
+from benchmarks.speed.runtime import versions
 from benchmarks.speed.specs import TensorFlowContender
 from benchmarks.speed.workloads import frappe_file
 
@@ -26,9 +27,7 @@ _FEWEST_EPOCHS = 3
 
 
 def serve(task: dict[str, Any], channel: Channel) -> None:
-    """Train anew for every seed that is received."""
-    from benchmarks.speed.worker import versions
-
+    """Train from scratch for every seed that is received."""
     contender = TensorFlowContender.from_json(task["contender"])
     folder = Path(contender.workload.folder)
     train, test = (kr.data.read_libfm(frappe_file(folder, part)) for part in ("train", "test"))
@@ -50,6 +49,8 @@ def serve(task: dict[str, Any], channel: Channel) -> None:
 
 
 class _Clock(keras.callbacks.Callback):
+    """Time the epochs without their evaluation, and stop training when the test log-loss is low enough."""
+
     def __init__(self, test: kr.data.Samples, goal: float) -> None:
         super().__init__()
         self._test, self._goal = test, goal

@@ -1,47 +1,39 @@
-"""The process of one contender: `python -m benchmarks.speed.worker`, started by `processes.Worker`.
+"""A worker process: `python -m benchmarks.speed.worker`, started by `processes.Worker`.
 
-The first line on its standard input is the task, everything after it depends on the task (`repetitions`, `training`,
-`footprint`). TensorFlow is imported and its threads are set before anything else is done.
+The first line on its standard input is the task: `name`, `threads`, optionally `checkout`, and what the task of this name
+needs.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras_rafm as kr
+from benchmarks.speed import file_reading, footprint, model_serving, repetitions, training
 from benchmarks.speed.channel import Channel
-from benchmarks.speed.specs import THREADS
+from benchmarks.speed.runtime import set_threads
+
+TASKS = {
+    "repetitions": repetitions.serve,
+    "training": training.serve,
+    "footprint": footprint.serve,
+    "file_reading": file_reading.serve,
+    "model_serving": model_serving.serve,
+}
 
 
 def main() -> None:
     channel = Channel()
     task = channel.receive()
     set_threads(task["threads"])
-
-    from benchmarks.speed import footprint, repetitions, training
-
-    tasks = {"repetitions": repetitions.serve, "training": training.serve, "footprint": footprint.serve}
-    tasks[task.pop("name")](task, channel)
-
-
-def set_threads(choice: str) -> None:
-    if choice not in THREADS:
-        raise ValueError(f"`threads` must be one of {THREADS}. Received: threads={choice!r}")
-    if choice == "one-per-op":
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count() or 1)
-
-
-def versions() -> dict[str, Any]:
-    """What a worker tells about itself."""
-    import keras
-    import tensorflow as tf
-
-    return {"tensorflow": tf.__version__, "keras": keras.__version__}
+    checkout = task.pop("checkout", None)
+    package = Path(kr.__file__).resolve().parent
+    if checkout is not None and package != Path(checkout, "keras_rafm").resolve():
+        raise RuntimeError(f"keras_rafm should have been imported from {checkout}, but it is {package}")
+    TASKS[task.pop("name")](task, channel)
 
 
 if __name__ == "__main__":

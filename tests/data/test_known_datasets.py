@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference_readers
 import tensorflow as tf
 from real_data import CRITEO, FRAPPE, ML_100K, YELP, needs
 
@@ -768,23 +769,17 @@ class TestErrors:
             load("yelp", write_fake("yelp", source), min_count=0)
 
 
-def as_rows(samples):
-    """Ids of each row as a set of features."""
-    return [tuple(int(i) for i in ids if i != -1) for ids in np.asarray(samples.ids)]
-
-
 class TestRealData:
-    """The data themselves: what `benchmarks` makes of them is the same."""
+    """Real data: an independent reader has the same rows, and `benchmarks` trains on them."""
 
     @staticmethod
-    def check_same(dataset, split_of_benchmarks, columns, label):
-        ids = {}  # (column, value) -> the id that `benchmarks` gave it
+    def check_same(dataset, expected_rows, columns, label):
+        ids = {}  # (column, value) -> the id that the independent reader gave it
         for split in splits.SPLITS:
-            samples = getattr(split_of_benchmarks, split)
             rows = rows_of(dataset, split)
-            assert len(rows) == len(samples) == dataset.num_rows[split]
-            np.testing.assert_array_equal(np.asarray(samples.labels).ravel(), [float(row[label]) for row in rows])
-            for row, expected in zip(rows, as_rows(samples), strict=True):
+            assert len(rows) == len(expected_rows[split].ids) == dataset.num_rows[split]
+            np.testing.assert_array_equal(expected_rows[split].labels, [float(row[label]) for row in rows])
+            for row, expected in zip(rows, expected_rows[split].ids, strict=True):
                 features = [(column, value) for column in columns for value in row[column].split("|") if value]
                 assert len(features) == len(expected)
                 for feature, own in zip(features, expected, strict=True):
@@ -795,7 +790,7 @@ class TestRealData:
     def test_ml_100k(self, load):
         dataset = load("movielens-100k", ML_100K)
         columns = ["user", "item", "age", "gender", "occupation", "genres"]
-        self.check_same(dataset, benchmark_datasets.ml_100k(ML_100K.parent), columns, "rating")
+        self.check_same(dataset, reference_readers.ml_100k(ML_100K), columns, "rating")
         dataset.schema.adapt(dataset.train, file_format=dataset.file_format)
         self.check_yields_all(dataset)
         assert len(dataset.schema.vocabulary("genres")) == 19
@@ -804,7 +799,7 @@ class TestRealData:
     def test_yelp(self, load):
         dataset = load("yelp", YELP)
         columns = ["user", "business", "city", "categories"]
-        self.check_same(dataset, benchmark_datasets.yelp(YELP.parent), columns, "stars")
+        self.check_same(dataset, reference_readers.yelp(YELP), columns, "stars")
         dataset.schema.adapt(dataset.train, file_format=dataset.file_format)
         self.check_yields_all(dataset)
 

@@ -1,4 +1,4 @@
-"""Real data that may not be passed on. `.ci/run` ends with an error where it is absent, so there these tests run."""
+"""Real data that must not be redistributed, and markers that skip tests without it. `.ci/run` demands that it exists."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ CRITEO = DATA / "criteo-10k"
 
 
 def needs(folder: Path) -> pytest.MarkDecorator:
-    """Skips a test where a folder of real data is absent."""
-    return pytest.mark.skipif(not folder.is_dir(), reason=f"there is no data in {folder}")
+    """Return a marker that skips a test if a folder of real data does not exist."""
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"folder of data not found: {folder}")
 
 
-needs_frappe = pytest.mark.skipif(not FRAPPE.is_dir(), reason=f"there is no Frappe data in {FRAPPE}")
+needs_frappe = needs(FRAPPE)

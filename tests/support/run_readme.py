@@ -1,4 +1,4 @@
-"""Run every code block of a Markdown file: Python blocks one after the other in one process, shell blocks with bash.
+"""Run every code block of a Markdown file: all Python blocks in one process, in order, and each shell block with bash.
 
 python tests/support/run_readme.py README.md
 """
@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Runs everything that this program is a part of; .ci/run calls it by itself.
-NOT_FROM_HERE = "make test"
+# .ci/run runs the tests in another step.
+LEFT_OUT = "make test"
 
-# May not be passed on, so it is not everywhere; where continuous integration runs, it is.
+# Data that must not be redistributed. Continuous integration has it.
 DATA = "../shared/data"
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,12 +32,12 @@ def main(path: Path) -> None:
         if language == "python":
             exec(compile("\n" * (line - 1) + code, str(path), "exec"), namespace)
         elif DATA in code and not Path(DATA).is_dir():
-            print(f"skipped: there is no {DATA}")
+            print(f"skipped: directory not found: {DATA}")
         elif language == "sh":
-            commands = "\n".join(command for command in code.splitlines() if command != NOT_FROM_HERE)
+            commands = "\n".join(command for command in code.splitlines() if command != LEFT_OUT)
             subprocess.run(["bash", "-euo", "pipefail", "-c", commands], check=True)
         else:
-            sys.exit(f"{path}:{line}: don't know how to run {language}")
+            sys.exit(f"{path}:{line}: the language must be python or sh, not {language}")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def kafka_dataset(
     tensorflow_io()
     _demand_broker(brokers)
 
-    consumer = _Consumer(names, settings, poll)
+    consumer = KafkaConsumer(names, settings, poll)
     read = _until_silence(consumer.poll, timeout, poll, brokers)
     batches = read.map(lambda messages, first: _raw_batch(parser, columns, messages, first))
     if on_error is not None:
@@ -130,7 +130,7 @@ def kafka_dataset(
     return declare_batch_size(encoded, size)
 
 
-class _Consumer:
+class KafkaConsumer:
     """A member of a group of consumers.
 
     tensorflow-io's own datasets make one under a name that all of them share: with two in a process, the later one takes
