@@ -24,9 +24,9 @@ from typing import Any, Final
 KERAS_CLASSES: Final = {
     "RaFMLayer": "keras_rafm.layer",
     "RaFMModel": "keras_rafm.model",
-    "LazyAdam": "keras_rafm.optimizers",
-    "SparseAdagrad": "keras_rafm.optimizers",
-    "SparseFtrl": "keras_rafm.optimizers",
+    "LazyAdam": "keras_rafm.optimizers.lazy_adam",
+    "SparseAdagrad": "keras_rafm.optimizers.sparse_adagrad",
+    "SparseFtrl": "keras_rafm.optimizers.sparse_ftrl",
 }
 
 #: Modules that version 0.1.0 had elsewhere and its README named.

@@ -42,7 +42,10 @@ def test_needs_neither_tensorflow_nor_keras(module):
     ],
 )
 def test_keras_reads_files_of_this_package(imports):
-    assert run(imports + LOAD).split("'")[1::2] == ["keras_rafm.model.RaFMModel", "keras_rafm.optimizers.LazyAdam"]
+    assert run(imports + LOAD).split("'")[1::2] == [
+        "keras_rafm.model.RaFMModel",
+        "keras_rafm.optimizers.lazy_adam.LazyAdam",
+    ]
 
 
 def test_keras_knows_every_class_that_is_registered():

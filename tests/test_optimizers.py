@@ -630,7 +630,9 @@ class TestRefused:
 
     @pytest.mark.parametrize(("start", "epsilon"), [(0.0, 0.0), (-0.1, 0.05), (float("nan"), 0.1)])
     def test_adagrad_that_divides_zero_by_zero(self, start: float, epsilon: float) -> None:
-        with pytest.raises(ValueError, match=r"`initial_accumulator_value` plus `epsilon` must be above 0\. Received: "):
+        with pytest.raises(
+            ValueError, match=r"`initial_accumulator_value` plus `epsilon` must be greater than 0\. Received: "
+        ):
             kr.optimizers.SparseAdagrad(0.1, initial_accumulator_value=start, epsilon=epsilon)
 
     @KINDS
@@ -643,7 +645,7 @@ class TestRefused:
         "value", [-0.1, float("nan"), float("inf"), float("-inf"), True, False, "0.1", None, [0.1]], ids=str
     )
     def test_idle_decay_that_is_no_number_of_0_or_more(self, make: Callable[..., Any], value: Any) -> None:
-        with pytest.raises(ValueError, match="`idle_decay` must be a number of 0 or more"):
+        with pytest.raises(ValueError, match="`idle_decay` must be a finite number of at least 0"):
             make(0.1, idle_decay=value)
 
     @DECAYING

@@ -1,1 +1,1 @@
-"""Rows of tables: reading, writing, sparse gradients, idle decay."""
+"""Rows of tables: reading and writing them, sparse gradients, idle decay, several replicas."""

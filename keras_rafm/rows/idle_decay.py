@@ -1,14 +1,15 @@
-"""Decay of the rows of a table, done when a row is next read, so that a step costs what the batch reads.
+"""Weight decay of all rows of a table, at a cost that depends on the rows in the batch alone.
 
 Decoupled weight decay multiplies every weight by `1 − learning_rate · decay` in every step (Loshchilov and Hutter,
-ICLR 2019). For a row that no batch has read since, these factors pile up to `exp(S − S_row)`, where `S` is the running
-sum of `log(1 − learning_rate · decay)` and `S_row` the value that it had when the row was last brought up to date. So a
-table needs `S` and one mark `S_row` per row, and a row is brought up to date when it is read or updated. The sum counts
-what was really done, so learning-rate schedules are followed exactly. It is kept in float64: float32 drifts.
+ICLR 2019). For an idle row, which no batch reads, these factors accumulate to `exp(S − S_row)`, where `S` is the running
+sum of `log(1 − learning_rate · decay)` over the steps, and `S_row` is the value of that sum when the row was last settled.
+So it is enough to keep `S` and one mark `S_row` per row, and to apply the pending decay of a row when the row is next read
+or updated. `S` sums what each step really did, so learning-rate schedules are followed exactly. It is kept in float64,
+because float32 would drift.
 
-An optimizer attaches the decay to the variable. Whoever reads rows while training asks `idle_decay_of` for it;
-whoever reads or writes whole tables calls `settle` before. Small tables that a `RaFMLayer` reads whole in training decay in
-every step instead: nothing waits on them.
+An optimizer attaches an `IdleDecay` to a variable. Code that reads rows in training asks `idle_decay_of` for it; code that
+reads or writes whole tables calls `settle` first. Small tables that a `RaFMLayer` reads whole in training decay in every
+step instead, so that no decay is ever pending on them.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.rows.access import read_rows, write_rows
+from keras_rafm.rows.attached_record import record_of, update_record
 
-_ATTRIBUTE = "_keras_rafm_idle_decay"
-_BYTES_AT_ONCE = 2**24
+_BYTES_PER_BLOCK = 2**24
 
 
 class IdleDecay:
-    """The decay of one table.
+    """The idle decay of one table.
 
     Args:
-        table: A variable `[n, …]`, from now on read through `idle_decay_of` and `settle`.
+        table: A variable `[n, …]`. From now on its rows are current only after `pending` or `settle`.
         running_sum: `S`: a float64 variable of shape `()`.
         marks: `S_row`: a float64 variable `[n]`.
-        settled_at: What `S` was when all rows were last brought up to date: a float64 variable of shape `()`.
+        settled_at: The value of `S` when all rows were last settled: a float64 variable of shape `()`.
     """
 
     def __init__(
@@ -42,25 +43,25 @@ class IdleDecay:
         self.attach(table)
 
     def attach(self, table: keras.Variable) -> None:
-        """Be what the table is decayed by, after what has decayed it before."""
+        """Attach this decay to the table, settling any previous one first."""
         if idle_decay_of(table) is not self:
             settle([table])
-            setattr(table, _ATTRIBUTE, self)
+            update_record(table, idle_decay=self)
 
     def pending(self, rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """What rows (int `[r]`) have to be multiplied with to be up to date: `[r]`."""
+        """Return the pending decay of some rows (int `[r]`): the factors `[r]` that bring them up to date."""
         return self._factors(self._sum.value, rows, dtype)
 
     def advance(self, rows: tf.Tensor, log: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """Decay the table by `exp(log)`, some rows at once.
+        """Decay the whole table by `exp(log)`: some rows now, all others when they are next read.
 
         Args:
-            rows: Rows that the caller brings up to date now, each once: int `[r]`.
-            log: From `log_of_decay`.
+            rows: Rows that the caller brings up to date now, without repetition: int `[r]`.
+            log: The result of `log_of_decay` for this step.
             dtype: Float dtype of the result.
 
         Returns:
-            What the caller has to multiply these rows with: `[r]`.
+            The factors that the caller has to multiply these rows by: `[r]`.
         """
         total = self._sum.value + log
         factors = self._factors(total, rows, dtype)
@@ -70,13 +71,13 @@ class IdleDecay:
         return factors
 
     def settle(self, table: keras.Variable) -> None:
-        """Bring every row of the table up to date. It costs a pass over the table, or nothing if nothing has waited."""
+        """Apply the pending decay to every row. It costs a pass over the table, unless nothing is pending."""
         total = float(self._sum.numpy())
         if total == float(self._settled_at.numpy()):
             return
-        local = self._strategy.experimental_local_results
-        for part, marks in zip(local(table.value), local(self._marks.value), strict=True):
-            _settle(part, marks, tf.constant(total, tf.float64))
+        copies_of = self._strategy.experimental_local_results
+        for table_copy, marks_copy in zip(copies_of(table.value), copies_of(self._marks.value), strict=True):
+            _settle_in_blocks(table_copy, marks_copy, tf.constant(total, tf.float64))
         self._settled_at.assign(total)
 
     def _factors(self, total: tf.Tensor, rows: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -84,42 +85,53 @@ class IdleDecay:
 
 
 def log_of_decay(rate: tf.Tensor) -> tf.Tensor:
-    """`log(1 − rate)`, a float64 scalar, of a step's learning rate times decay.
+    """Return `log(1 − rate)`: a float64 scalar.
+
+    Args:
+        rate: The learning rate of the step times the decay.
 
     Raises:
-        tf.errors.InvalidArgumentError: `rate` is 1 or more, at run time.
+        tf.errors.InvalidArgumentError: `rate` is 1 or more. Raised when the step runs.
     """
     log = tf.math.log1p(-tf.cast(rate, tf.float64))
-    return tf.debugging.check_numerics(log, "`idle_decay` times the learning rate must be less than 1: log(1 - it) is")
+    # TensorFlow appends ": Tensor had Inf values" or "NaN values".
+    return tf.debugging.check_numerics(
+        log,
+        "`idle_decay` times the learning rate must be less than 1. The logarithm of 1 minus their product is not finite",
+    )
 
 
 def idle_decay_of(table: keras.Variable) -> IdleDecay | None:
-    """The decay that waits on rows of a table, if an optimizer has put one there."""
-    return getattr(table, _ATTRIBUTE, None)
+    """Return the idle decay of a table, or `None` if no optimizer has attached one."""
+    decay: IdleDecay | None = record_of(table).idle_decay
+    return decay
 
 
 def settle(variables: Iterable[keras.Variable]) -> None:
-    """Bring every row of these variables up to date: before anybody reads or writes them as a whole."""
-    waiting = [(variable, idle_decay_of(variable)) for variable in variables]
+    """Apply the pending decay to every row of these variables. Call it before reading or writing them as a whole."""
+    decays = [(variable, idle_decay_of(variable)) for variable in variables]
     with tf.init_scope():
-        for variable, decay in waiting:
+        for variable, decay in decays:
             if decay is not None:
                 decay.settle(variable)
 
 
 @tf.custom_gradient
 def decayed(rows: tf.Tensor, factors: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
-    """Rows `[r, …]` brought up to date. The gradient is that of the rows as they are then."""
+    """Return rows `[r, …]` with their pending decay applied.
+
+    The gradient passes unchanged: it is the gradient with respect to the decayed rows, to which the optimizer applies it.
+    """
     factors = tf.reshape(factors, [-1] + [1] * (rows.shape.rank - 1))
     return rows * factors, lambda upstream: (upstream, None)
 
 
-def _settle(table: tf.Variable, marks: tf.Variable, total: tf.Tensor) -> None:
-    """In blocks, so that no copy of the table is ever made."""
+def _settle_in_blocks(table: tf.Variable, marks: tf.Variable, total: tf.Tensor) -> None:
+    """Bring every row up to the sum `total`. Rows are taken in blocks, so that the table is never copied as a whole."""
     width = max(1, table.shape[1:].num_elements())
-    block = max(1, _BYTES_AT_ONCE // (width * table.dtype.size))
-    for start in range(0, table.shape[0], block):
-        rows = tf.range(start, min(start + block, table.shape[0]))
+    rows_per_block = max(1, _BYTES_PER_BLOCK // (width * table.dtype.size))
+    for start in range(0, table.shape[0], rows_per_block):
+        rows = tf.range(start, min(start + rows_per_block, table.shape[0]))
         factors = tf.exp(tf.cast(total - read_rows(marks, rows), table.dtype))
         factors = tf.reshape(factors, [-1] + [1] * (table.shape.rank - 1))
         write_rows(table, rows, read_rows(table, rows) * factors)

@@ -1,4 +1,4 @@
-"""Sparse gradients on several replicas."""
+"""Sparse gradients on several replicas of a distribution strategy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import tensorflow as tf
 
 
-def with_row(gradient: tf.IndexedSlices, row: int) -> tf.IndexedSlices:
-    """The gradient with one more row, of zeros: summing sparse gradients crashes where all replicas have empty ones."""
+def with_row_of_zeros(gradient: tf.IndexedSlices, row: int) -> tf.IndexedSlices:
+    """Return the gradient with a row of zeros appended.
+
+    TensorFlow crashes when it sums sparse gradients that are empty on all replicas.
+    """
     zeros = tf.zeros(tf.concat([[1], tf.shape(gradient.values)[1:]], axis=0), gradient.values.dtype)
     return tf.IndexedSlices(
         tf.ensure_shape(tf.concat([gradient.values, zeros], axis=0), [None, *gradient.values.shape[1:]]),
@@ -19,16 +22,16 @@ def with_row(gradient: tf.IndexedSlices, row: int) -> tf.IndexedSlices:
 
 
 def rows_below(gradient: tf.IndexedSlices, end: int) -> tf.IndexedSlices:
-    """The rows of a gradient that are below `end`."""
+    """Return the part of a sparse gradient whose row numbers are less than `end`."""
     kept = tf.reshape(tf.where(gradient.indices < end), [-1])
     return tf.IndexedSlices(tf.gather(gradient.values, kept), tf.gather(gradient.indices, kept), gradient.dense_shape)
 
 
 def each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
-    """Gradients with the same sum over the replicas, in which no two replicas hold the same row of a table.
+    """Return gradients with the same sum over the replicas, such that no two replicas hold the same row of a table.
 
-    Keras sums sparse gradients over replicas by putting them one behind the other, and its optimizers are wrong on
-    repeated indices. They treat a row that is not there as one of zeros, so that row 0 can be added to all of them.
+    Keras sums sparse gradients over replicas by concatenating them, and its optimizers are wrong on repeated rows. They
+    treat a missing row as a row of zeros, so adding row 0 to all gradients does no harm.
     """
     context = tf.distribute.get_replica_context()
     is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in gradients]
@@ -36,22 +39,21 @@ def each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
         return gradients
     replica, num_replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
 
-    def own_part(slices: tf.IndexedSlices) -> tf.IndexedSlices:
+    def part_of_this_replica(slices: tf.IndexedSlices) -> tf.IndexedSlices:
         rows, positions = tf.unique(slices.indices)
         values = tf.math.unsorted_segment_sum(slices.values, positions, tf.size(rows))
         start, end = tf.size(rows) * replica // num_replicas, tf.size(rows) * (replica + 1) // num_replicas
         return tf.IndexedSlices(values[start:end], rows[start:end], slices.dense_shape)
 
-    sparse_gradients = [with_row(gradient, 0) for gradient in itertools.compress(gradients, is_sparse)]
+    sparse_gradients = [with_row_of_zeros(gradient, 0) for gradient in itertools.compress(gradients, is_sparse)]
     summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, sparse_gradients))
-    return [own_part(next(summed)) if sparse else g for g, sparse in zip(gradients, is_sparse, strict=True)]
+    return [part_of_this_replica(next(summed)) if sparse else g for g, sparse in zip(gradients, is_sparse, strict=True)]
 
 
 @tf.custom_gradient
 def with_dense_gradient(table: tf.Tensor) -> tuple[tf.Tensor, object]:
-    """The table, with a dense gradient of lookups in it.
+    """Return the table, such that lookups in it have a dense gradient.
 
-    For training steps that are not ours: they would sum sparse gradients over replicas by putting them one behind the
-    other.
+    Training steps of models other than `RaFMModel` would concatenate sparse gradients over replicas.
     """
     return tf.identity(table), tf.convert_to_tensor

@@ -1,8 +1,9 @@
-"""Sparse gradients without repeated rows: no optimizer's nonlinear step is right on repeated ones.
+"""Sparse gradients without repeated rows.
 
-`RaFMLayer` looks every row up once and says so; other layers, an `Embedding` for one, don't, and there the gradients of one
-row have to be summed up first. To find that nothing is repeated costs a pass over the indices, which is saved where it is
-known.
+An optimizer's update is not linear in the gradient, so it is wrong if a gradient holds the same row twice. `RaFMLayer`
+looks up every row once and declares its row numbers distinct. Other layers, such as `Embedding`, look up rows repeatedly:
+there the gradients of one row are summed first. Finding out that no row is repeated costs a pass over the row numbers,
+which the declaration saves.
 """
 
 from __future__ import annotations
@@ -10,66 +11,37 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-_ATTRIBUTE = "_keras_rafm_distinct"
-_READ = "_keras_rafm_read"
-_BY_ROWS, _WITH_OTHERS, _WHOLE, _ALWAYS_WHOLE = "by rows", "by rows, with others", "whole", "always whole"
-# Operations that hand a tensor on, perhaps in another shape or integer type: those between a lookup and its gradient.
-_PASSING = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Cast", "StopGradient"}
+from keras_rafm.rows.attached_record import record_of, update_record
+from keras_rafm.rows.table_reading import TableReading
+
+# Operations between a lookup and its gradient that pass a tensor on, at most with another shape or integer type.
+_PASSING_ON = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Cast", "StopGradient"}
 
 
 def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
-    """Say that no row is there twice, for the graph being made. Returns the rows."""
+    """Declare that row numbers do not repeat, and return them. Has an effect only while a graph is made."""
     if not tf.executing_eagerly():
-        names = getattr(rows.graph, _ATTRIBUTE, None)
-        if names is None:
-            names = set()
-            setattr(rows.graph, _ATTRIBUTE, names)
-        names.add(rows.name)
+        distinct = record_of(rows.graph).distinct_row_ids
+        update_record(rows.graph, distinct_row_ids=distinct | {rows.name})
     return rows
 
 
-def declare_read_by_rows(table: keras.Variable, with_others: bool = False) -> None:
-    """Say that a variable is only ever read row by row, also where its gradient is dense, as on several replicas.
-
-    Args:
-        table: The variable.
-        with_others: Whether its sparse gradients may hold rows that nobody has read, of zeros.
-    """
-    setattr(table, _READ, _WITH_OTHERS if with_others else _BY_ROWS)
+def declare_reading(table: keras.Variable, reading: TableReading) -> None:
+    """Declare how training reads a table."""
+    update_record(table, reading=reading)
 
 
-def declare_read_whole(table: keras.Variable, always: bool) -> None:
-    """Say that a variable is a small table of rows, which training reads as a whole: its gradient is dense.
-
-    Args:
-        table: The variable.
-        always: Whether another graph can't read it by rows.
-    """
-    setattr(table, _READ, _ALWAYS_WHOLE if always else _WHOLE)
-
-
-def is_read_by_rows(table: keras.Variable) -> bool:
-    """Whether it was declared so."""
-    return getattr(table, _READ, None) in (_BY_ROWS, _WITH_OTHERS)
-
-
-def is_read_with_others(table: keras.Variable) -> bool:
-    """Whether its sparse gradients may hold rows that nobody has read."""
-    return getattr(table, _READ, None) == _WITH_OTHERS
-
-
-def is_read_whole(table: keras.Variable) -> bool:
-    """Whether it was declared so."""
-    return getattr(table, _READ, None) in (_WHOLE, _ALWAYS_WHOLE)
-
-
-def is_always_read_whole(table: keras.Variable) -> bool:
-    """Whether it was declared so."""
-    return getattr(table, _READ, None) == _ALWAYS_WHOLE
+def reading_of(table: keras.Variable) -> TableReading:
+    """Return how training reads a variable, as `declare_reading` was last called for it."""
+    return record_of(table).reading
 
 
 def without_zeros(gradient: tf.Tensor | tf.IndexedSlices) -> tf.IndexedSlices:
-    """The rows of a gradient that are not zero; of a sparse one each has to be there once."""
+    """Return the rows of a gradient that are not zero.
+
+    Args:
+        gradient: Dense, or sparse without repeated rows.
+    """
     is_sparse = isinstance(gradient, tf.IndexedSlices)
     values = gradient.values if is_sparse else gradient
     kept = tf.where(tf.reduce_any(values != 0, axis=list(range(1, values.shape.rank))))[:, 0]
@@ -79,8 +51,8 @@ def without_zeros(gradient: tf.Tensor | tf.IndexedSlices) -> tf.IndexedSlices:
 
 
 def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
-    """The same gradient with every row once."""
-    if _declared_distinct(gradient.indices):
+    """Return the same gradient without repeated rows: their values are summed."""
+    if _are_declared_distinct(gradient.indices):
         return gradient
     rows, positions = tf.unique(gradient.indices)
     values = tf.cond(
@@ -91,12 +63,12 @@ def merged(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(tf.ensure_shape(values, [None, *gradient.values.shape[1:]]), rows, gradient.dense_shape)
 
 
-def _declared_distinct(rows: tf.Tensor) -> bool:
-    if tf.executing_eagerly() or not hasattr(rows, "graph"):  # a constant made outside of the graph has none
+def _are_declared_distinct(rows: tf.Tensor) -> bool:
+    if tf.executing_eagerly() or not hasattr(rows, "graph"):  # a constant from outside the graph has no graph
         return False
-    declared = getattr(rows.graph, _ATTRIBUTE, ())
-    while rows.name not in declared:
-        if rows.op.type not in _PASSING:
+    distinct = record_of(rows.graph).distinct_row_ids
+    while rows.name not in distinct:
+        if rows.op.type not in _PASSING_ON:
             return False
         rows = rows.op.inputs[0]
     return True

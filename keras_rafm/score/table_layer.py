@@ -16,7 +16,8 @@ from keras_rafm.rows.access import read_rows
 from keras_rafm.rows.idle_decay import decayed, idle_decay_of, settle
 from keras_rafm.rows.initializers import initializer_of_table, initializer_per_level
 from keras_rafm.rows.replicas import with_dense_gradient
-from keras_rafm.rows.sparse_gradients import declare_distinct, declare_read_by_rows, declare_read_whole, is_read_whole
+from keras_rafm.rows.sparse_gradients import declare_distinct, declare_reading, reading_of
+from keras_rafm.rows.table_reading import TableReading
 from keras_rafm.score.batch_sums import LINEAR, BatchSums, LookUp, sum_batch
 from keras_rafm.score.call_context import current_context
 from keras_rafm.score.factor_tables import FactorTable, SeparateFactors
@@ -174,7 +175,7 @@ class TableLayer(keras.layers.Layer):
         context = current_context()
         if tf.distribute.get_strategy().num_replicas_in_sync > 1 and context.level_scores is None:
             values = with_dense_gradient(values)
-        if is_read_whole(table):
+        if reading_of(table).is_whole:
             # No decay is pending. A variable that was once read by rows is copied whenever it is read whole.
             return tf.cast(read_rows(tf.convert_to_tensor(values), rows), dtype)
         row_values = read_rows(values, rows)
@@ -193,9 +194,10 @@ class TableLayer(keras.layers.Layer):
 
         def declare(table: keras.Variable, start: int, end: int) -> None:
             if end <= head:
-                declare_read_whole(table, always=always)
+                reading = TableReading.ALWAYS_WHOLE if always else TableReading.WHOLE
             else:
-                declare_read_by_rows(table, with_others=start < head)
+                reading = TableReading.BY_ROWS_WITH_HEAD if start < head else TableReading.BY_ROWS
+            declare_reading(table, reading)
 
         if self.linear_weights is not None:
             declare(self.linear_weights, 0, self.num_features)

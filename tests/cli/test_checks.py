@@ -35,7 +35,7 @@ def never_counting(monkeypatch):
     [
         (["--thresholds", "-3"], "--thresholds must be 0 or more and increasing. Received: -3"),
         (["--learning-rate", 4], "`idle_decay` times `learning_rate` must be less than 1"),
-        (["--idle-decay", -1], "`idle_decay` must be a number of 0 or more"),
+        (["--idle-decay", -1], "`idle_decay` must be a finite number of at least 0"),
         (["--optimizer", "SparseFtrl", "--idle-decay", 1], "SparseFtrl has no `idle_decay`"),
         (["--factors-l2", -1], "factors_l2"),
         (["--dependent-loss-weight", -1], "dependent_loss_weight"),

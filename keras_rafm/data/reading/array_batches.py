@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_rafm.rows.access import read_rows
+from keras_rafm.rows.attached_record import record_of, update_record
 
-_BATCH_SIZE, _ENDLESS = "_keras_rafm_batch_size", "_keras_rafm_endless"
 # Functions of tf.data take as long to call as thousands of rows to gather.
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 2**15, 2**24
 
@@ -72,15 +72,15 @@ def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def declare_batch_size(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Say how many samples the batches of a dataset have, all but the last one. Returns the dataset."""
-    setattr(dataset, _BATCH_SIZE, batch_size)
+    update_record(dataset, batch_size=batch_size)
     return dataset
 
 
 def batch_size_of(dataset: tf.data.Dataset) -> int | None:
     """How many samples the batches of a dataset have, if it was declared or its shapes tell."""
-    declared = getattr(dataset, _BATCH_SIZE, None)
+    declared = record_of(dataset).batch_size
     if declared is not None:
-        return int(declared)
+        return declared
     shapes = [getattr(spec, "shape", None) for spec in tf.nest.flatten(dataset.element_spec)]
     sizes = {shape[0] for shape in shapes if shape is not None and shape.rank}
     return sizes.pop() if len(sizes) == 1 else None
@@ -88,13 +88,13 @@ def batch_size_of(dataset: tf.data.Dataset) -> int | None:
 
 def declare_endless(dataset: tf.data.Dataset, endless: Callable[[int], tf.data.Dataset]) -> tf.data.Dataset:
     """Say what has the epochs of a dataset without end, given how many will be read. Returns the dataset."""
-    setattr(dataset, _ENDLESS, endless)
+    update_record(dataset, endless=endless)
     return dataset
 
 
 def endless_of(dataset: tf.data.Dataset) -> Callable[[int], tf.data.Dataset] | None:
     """What has the epochs of a dataset without end, if it was declared."""
-    return getattr(dataset, _ENDLESS, None)
+    return record_of(dataset).endless
 
 
 def gathered_batches(
