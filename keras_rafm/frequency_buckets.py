@@ -1,30 +1,31 @@
-"""Losses by how often the rarest feature of a sample occurs in the training data.
+"""The loss of samples, by the count of their rarest feature in the training data.
 
-That is what RaFM is about (Chen et al., ICML 2019, section 1): rare features overfit at a high rank, frequent ones underfit
-at a low one. Buckets grow by powers of 4, so that there are few of them, a count tells its bucket at a glance, and each
-has a name that stays the same from model to model and from data set to data set: "0", "1-3", "4-15", "16-63", …
+RaFM is meant to improve exactly this (Chen et al., ICML 2019, section 1): rare features overfit at a high rank, and
+frequent features underfit at a low rank. Samples are put into buckets by that count. The limits of the buckets are powers
+of 4: there are few buckets, the bucket of a count is easy to see, and the names "0", "1-3", "4-15", "16-63", … are the same
+for all models and data sets.
 
-Nothing here needs TensorFlow: `keras_rafm.callbacks` and `keras_rafm.plots` share it and so agree.
+This module needs NumPy only. `keras_rafm.callbacks` and `keras_rafm.plots` both use it, so that they show the same buckets.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.checks.arguments import counts_of_features
+from keras_rafm.checks.arguments import counts_of_features, one_of
 from keras_rafm.rank_plan import RankPlan
 
 FrequencyLoss = Literal["log_loss", "rmse"]
 
-#: The bucket of samples without any feature.
+#: The bucket of samples without features.
 NO_FEATURES = -1
 
-# Lower ends of the buckets from 1 on; counts are int64 at most.
+# The lower ends of buckets 1, 2, … up to the largest int64.
 _LOWER_ENDS = 4.0 ** np.arange(32)
-# What Keras keeps probabilities away from 0 and 1 by.
+# Keras keeps probabilities this far away from 0 and 1.
 _EPSILON = 1e-7
 
 
@@ -32,10 +33,10 @@ class BucketLoss(NamedTuple):
     """The loss of the samples of one bucket.
 
     Attributes:
-        bucket: Its number, as `bucket_of_counts`.
-        name: Its name, as `bucket_name`.
-        loss: Mean log-loss, or root of the mean squared error.
-        num_samples: How many samples it has, at least 1.
+        bucket: The number of the bucket. See `bucket_of_counts`.
+        name: The name of the bucket. See `bucket_name`.
+        loss: The mean log-loss, or the root of the mean squared error.
+        num_samples: The number of samples in the bucket, at least 1.
     """
 
     bucket: int
@@ -45,19 +46,19 @@ class BucketLoss(NamedTuple):
 
 
 def rarest_counts(ids: npt.ArrayLike, counts: Any) -> npt.NDArray[Any]:
-    """The count of the rarest feature of each sample.
+    """Return the count of the rarest feature of each sample.
 
     Args:
-        ids: Feature ids, ints `[N, F]`; −1 is padding.
-        counts: As `checked_counts`.
+        ids: Feature ids: integers `[N, F]`, where −1 is padding.
+        counts: The counts of the features. See `checked_counts`.
 
     Returns:
-        Numbers `[N]` of the dtype of `counts`; −1 for a sample without features.
+        Numbers `[N]`, −1 for a sample without features. The dtype is that of `counts`, or int64 if `counts` are unsigned.
 
     Raises:
         TypeError: Ids are not integers, or counts are not numbers.
-        ValueError: Shapes do not fit, an id is neither −1 nor in `[0, num_features)`, a count is negative or not finite, or
-            a plan has no counts.
+        ValueError: `ids` or `counts` has a wrong shape, an id is neither −1 nor in `[0, num_features)`, a count is negative
+            or not finite, or a plan has no counts.
     """
     ids = np.asarray(ids)
     if ids.ndim != 2:
@@ -70,25 +71,25 @@ def rarest_counts(ids: npt.ArrayLike, counts: Any) -> npt.NDArray[Any]:
         raise ValueError(f"`ids` must be −1 (padding) or in [0, {counts.size}). Received: {ids[wrong][0]}")
     if ids.shape[1] == 0:
         return np.full(ids.shape[0], -1, _signed(counts.dtype))
-    real = ids >= 0
-    # The padding gets the highest count there is, which changes no minimum but that of samples of nothing else.
-    found = np.where(real, counts[np.where(real, ids, 0)], counts.max())
-    return np.where(real.any(axis=1), found.min(axis=1).astype(_signed(counts.dtype)), -1)
+    is_feature = ids >= 0
+    # Padding gets the highest count of all, which changes the minimum only of samples that have no features.
+    counts_of_ids = np.where(is_feature, counts[np.where(is_feature, ids, 0)], counts.max())
+    return np.where(is_feature.any(axis=1), counts_of_ids.min(axis=1).astype(_signed(counts.dtype)), -1)
 
 
 def checked_counts(counts: Any, num_features: int | None = None, where: str = "", name: str = "counts") -> npt.NDArray[Any]:
-    """Counts of features as an array `[num_features]`.
+    """Return counts of features as an array `[num_features]`.
 
     Args:
-        counts: Occurrences of each feature in the training data: non-negative numbers `[num_features]`; or the `RankPlan`
-            that was made from them.
-        num_features: How many there must be, if that is known.
-        where: Who asks, for error messages.
-        name: Which argument it is, for error messages.
+        counts: The number of occurrences of each feature in the training data: non-negative numbers `[num_features]`, or
+            a `RankPlan` that was made from them.
+        num_features: The expected number of features, or `None` for any.
+        where: What the message of an error starts with.
+        name: The argument to name in errors.
 
     Raises:
-        TypeError: They are not numbers.
-        ValueError: The shape does not fit, a count is negative or not finite, or a plan has no counts.
+        TypeError: The counts are not numbers.
+        ValueError: The shape is not the expected one, a count is negative or not finite, or a plan has no counts.
     """
     if isinstance(counts, RankPlan):
         if counts.counts is None:
@@ -98,13 +99,16 @@ def checked_counts(counts: Any, num_features: int | None = None, where: str = ""
 
 
 def bucket_of_counts(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The bucket of each count: `NO_FEATURES` below 0, 0 below 1, `j` from `4^(j−1)` to below `4^j`.
+    """Return the bucket of each count.
+
+    The bucket is `NO_FEATURES` for a negative count, 0 for a count less than 1, and `j` for a count that is at least
+    `4^(j−1)` and less than `4^j`.
 
     Args:
-        counts: Numbers `[N]`, as from `rarest_counts`.
+        counts: Numbers `[N]`, such as the result of `rarest_counts`.
 
     Returns:
-        int64 `[N]`.
+        The buckets, int64 `[N]`.
     """
     array = np.asarray(counts)
     buckets = np.searchsorted(_LOWER_ENDS, array, side="right")
@@ -112,22 +116,22 @@ def bucket_of_counts(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def bucket_name(bucket: int) -> str:
-    """`"no_features"`, `"0"`, `"1-3"`, `"4-15"` and so on."""
+    """Return the name of a bucket: `"no_features"`, `"0"`, `"1-3"`, `"4-15"` and so on."""
     if bucket == NO_FEATURES:
         return "no_features"
     return "0" if bucket == 0 else f"{4 ** (bucket - 1)}-{4**bucket - 1}"
 
 
 def log_losses(labels: npt.ArrayLike, scores: npt.ArrayLike, from_logits: bool = True) -> npt.NDArray[np.float64]:
-    """Binary log-loss of each sample.
+    """Return the binary log-loss of each sample.
 
     Args:
         labels: Numbers from 0 to 1, of any shape.
-        scores: Logits, or probabilities, of the same shape.
-        from_logits: Whether scores are logits.
+        scores: Logits or probabilities, of the same shape.
+        from_logits: Whether the scores are logits.
 
     Returns:
-        float64 of that shape. Probabilities are kept 1e-7 away from 0 and 1, as Keras does.
+        The losses: float64 of the same shape. As in Keras, probabilities are kept 1e-7 away from 0 and 1.
     """
     y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if from_logits:
@@ -143,39 +147,38 @@ def loss_by_bucket(
     loss: FrequencyLoss = "log_loss",
     from_logits: bool = True,
 ) -> list[BucketLoss]:
-    """The loss of every bucket that has samples, by rising bucket.
+    """Return the loss of every bucket that has samples, in the order of the buckets.
 
     Args:
         labels: Numbers `[N]` or `[N, …]`.
-        scores: Numbers of as many elements; several of one sample count alike.
-        buckets: From `bucket_of_counts`, `[N]`.
-        loss: `"log_loss"`, or `"rmse"`: the root of the mean squared error.
-        from_logits: Whether the scores of a log-loss are logits.
+        scores: Numbers `[N]` or `[N, …]`, as many as labels. The scores of one sample have equal weight.
+        buckets: The bucket of each sample, `[N]`: the result of `bucket_of_counts`.
+        loss: `"log_loss"`, or `"rmse"` for the root of the mean squared error.
+        from_logits: Whether the scores are logits. It has no effect on `"rmse"`.
 
     Raises:
-        ValueError: Shapes do not fit, or `loss` is neither of these.
+        ValueError: The shapes of labels, scores and buckets do not match, or `loss` is unknown.
     """
-    if loss not in ("log_loss", "rmse"):
-        raise ValueError(f"`loss` must be 'log_loss' or 'rmse'. Received: {loss!r}")
+    one_of(loss, get_args(FrequencyLoss), "loss")
     s = np.asarray(scores, np.float64)
     y = np.asarray(labels, np.float64)
     if s.ndim == 0 or s.shape[0] != buckets.shape[0] or y.size != s.size:
         raise ValueError(
-            f"`labels` and `scores` must have a row per sample and as many elements. Received: {buckets.shape[0]} samples, "
+            f"`labels` and `scores` must have one row per sample and equal sizes. Received: {buckets.shape[0]} samples, "
             f"labels of shape {y.shape}, scores of shape {s.shape}"
         )
     y = y.reshape(s.shape)
     values = log_losses(y, s, from_logits) if loss == "log_loss" else np.square(y - s)
     values = values.reshape(values.shape[0], -1).mean(axis=1) if values.size else values.reshape(values.shape[0])
-    found = []
+    losses = []
     for bucket in np.unique(buckets).tolist():
-        inside = buckets == bucket
-        mean = float(values[inside].mean())
-        mean = mean if loss == "log_loss" else float(np.sqrt(mean))
-        found.append(BucketLoss(bucket, bucket_name(bucket), mean, int(inside.sum())))
-    return found
+        is_inside = buckets == bucket
+        mean = float(values[is_inside].mean())
+        bucket_loss = mean if loss == "log_loss" else float(np.sqrt(mean))
+        losses.append(BucketLoss(bucket, bucket_name(bucket), bucket_loss, num_samples=int(is_inside.sum())))
+    return losses
 
 
 def _signed(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """A dtype that has −1 as well."""
+    """Return a dtype that can also hold −1."""
     return np.dtype(np.int64) if dtype.kind == "u" else dtype

@@ -1,6 +1,6 @@
-"""Which level each feature gets, and what that costs in factors and bytes.
+"""`RankPlan`: the level of each feature, the rank of each level, and the resulting number of factors.
 
-Nothing here needs TensorFlow: a plan can be made, looked at and saved where only NumPy is installed.
+This module needs NumPy only, so a plan can be made, inspected and saved without TensorFlow.
 """
 
 from __future__ import annotations
@@ -25,80 +25,82 @@ _MAX_FEATURES = 2**31 - 1  # slots are int32
 
 
 class PlanSizes:
-    """The ranks of a plan and how many features each level has: all that the shapes of the tables depend on.
+    """The ranks of a plan and the number of features of each level, which determine the shapes of all tables.
 
-    It stays small however many features there are, so it is what a layer's config holds.
+    Its size does not depend on the number of features, so a layer's config can hold it.
 
     Args:
-        ranks: `D_1 < … < D_m`, one positive rank per level.
-        level_sizes: `|F_1| >= … >= |F_m|`; `F_k` are the features of level `k` or above, `F_1` is every feature.
-        fingerprint: Hex digest of the level order of the features (see `fingerprint_of_slots`).
+        ranks: `D_1 < … < D_m`: one positive rank per level.
+        level_sizes: `|F_1| >= … >= |F_m|`, where `F_k` is the set of features of level `k` or above. `F_1` is the set of
+            all features.
+        fingerprint: A hex digest of the slots of the features. See `fingerprint_of_slots`.
 
     Raises:
         TypeError: A rank or a size is not an integer.
-        ValueError: Ranks are not positive and increasing, or sizes do not fit them.
+        ValueError: Ranks are not positive and increasing, or there is not one size per rank, or sizes increase.
     """
 
     def __init__(self, ranks: Sequence[int], level_sizes: Sequence[int], fingerprint: str) -> None:
         self._ranks = increasing_ranks(ranks)
-        self._level_sizes = tuple(integer(size, "level_sizes") for size in level_sizes)
+        self._level_sizes = tuple(integer(size, "level_sizes", expected="integers") for size in level_sizes)
         self._fingerprint = str(fingerprint)
         if len(self._level_sizes) != len(self._ranks):
             raise ValueError(
-                f"`level_sizes` must have one size per rank. Received: level_sizes={self._level_sizes}, ranks={self._ranks}"
+                "`level_sizes` must have one entry per rank. "
+                f"Received: level_sizes={self._level_sizes}, ranks={self._ranks}"
             )
         if self._level_sizes[0] < 1 or any(b < 0 or b > a for a, b in itertools.pairwise(self._level_sizes)):
             raise ValueError(
-                "`level_sizes` must start with the number of features (at least 1) and never grow or be negative. "
+                "`level_sizes` must start with the number of features, at least 1, and never increase or be negative. "
                 f"Received: level_sizes={self._level_sizes}"
             )
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """`D_1 < … < D_m`."""
+        """The rank of each level: `D_1 < … < D_m`."""
         return self._ranks
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
-        """`(|F_1|, …, |F_m|)`: how many features are of level `k` or above."""
+        """The number of features of level `k` or above, for each level: `(|F_1|, …, |F_m|)`."""
         return self._level_sizes
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of the order of the features in the tables: equal for plans whose tables are interchangeable."""
+        """A hex digest of the slots of the features. Equal plans, and only these, can use each other's tables."""
         return self._fingerprint
 
     @property
     def num_levels(self) -> int:
-        """`m`."""
+        """The number of levels `m`."""
         return len(self._ranks)
 
     @property
     def num_features(self) -> int:
-        """`|F_1|`."""
+        """The number of features `|F_1|`."""
         return self._level_sizes[0]
 
     @property
     def num_active_factors(self) -> int:
-        """`Σ_k D_k |F_k|`: the number of elements of all factor tables."""
+        """The number of elements of all factor tables: `Σ_k D_k |F_k|`."""
         return sum(rank * size for rank, size in zip(self._ranks, self._level_sizes, strict=True))
 
     @property
     def num_free_factors(self) -> int:
-        """`Σ_k D_k (|F_k| − |F_{k+1}|)`."""
-        return sum(rank * (here - above) for rank, here, above in self.levels_with_next())
+        """The number of elements of the free factors: `Σ_k D_k (|F_k| − |F_{k+1}|)`."""
+        return sum(rank * (size - size_above) for rank, size, size_above in self.levels_with_next())
 
     @property
     def num_dependent_factors(self) -> int:
-        """`Σ_{k<m} D_k |F_{k+1}|`."""
-        return sum(rank * above for rank, _, above in self.levels_with_next())
+        """The number of elements of the dependent factors: `Σ_{k<m} D_k |F_{k+1}|`."""
+        return sum(rank * size_above for rank, _, size_above in self.levels_with_next())
 
     def num_bytes(self, bytes_per_factor: int = 4) -> int:
-        """Size of the active factors in bytes, at 4 (float32) or another number of bytes each."""
+        """Return the size of the active factors in bytes. By default a factor is a float32 of 4 bytes."""
         return bytes_per_factor * self.num_active_factors
 
     def get_config(self) -> dict[str, Any]:
-        """JSON-serialisable; `PlanSizes(**config)` is the reverse."""
+        """Return the arguments of the constructor in a form that JSON can hold: `PlanSizes(**config)` makes a copy."""
         return {
             "ranks": list(self._ranks),
             "level_sizes": list(self._level_sizes),
@@ -106,16 +108,16 @@ class PlanSizes:
         }
 
     def levels_of_slots(self, slots: npt.ArrayLike) -> IntArray:
-        """Level (1-based) of each slot: `F_k` is the slots below `|F_k|`."""
+        """Return the 1-based level of each slot. `F_k` has the slots `0 … |F_k| − 1`."""
         levels = np.zeros(np.shape(slots), np.int32)
         for size in self._level_sizes:
             levels += np.asarray(slots) < size
         return levels
 
     def levels_with_next(self) -> list[tuple[int, int, int]]:
-        """`(D_k, |F_k|, |F_{k+1}|)` per level, with `|F_{m+1}| = 0`.
+        """Return `(D_k, |F_k|, |F_{k+1}|)` for each level, with `|F_{m+1}| = 0`.
 
-        The slots from `|F_{k+1}|` to `|F_k| − 1` are of level `k`.
+        The features of level `k` have the slots from `|F_{k+1}|` to `|F_k| − 1`.
         """
         return list(zip(self._ranks, self._level_sizes, (*self._level_sizes[1:], 0), strict=True))
 
@@ -123,20 +125,23 @@ class PlanSizes:
 class RankPlan(PlanSizes):
     """The level `k_i` of every feature and the rank `D_k` of every level (Chen et al., ICML 2019, section 3).
 
-    A feature of level `k` has an embedding of every rank `D_1 … D_k`. Levels without features are legal.
+    The level of a feature is the highest level at which it has an embedding: a feature of level `k` has one embedding of
+    each rank `D_1 … D_k`. Frequent features get high levels, and rare features get low ones. `from_counts` derives levels
+    from the counts of the features. A level may have no features.
 
     Args:
-        levels: Level of each feature, 1-based: ints `[num_features]` in `1 … len(ranks)`.
-        ranks: `D_1 < … < D_m`, one positive rank per level.
-        counts: How often each feature occurs in the training data: non-negative numbers `[num_features]`, or `None`.
-            Within a level the tables are ordered by falling count, and `summary` reports shares of occurrences.
-        slots: Where each feature stands in the tables, ints `[num_features]`, if that is fixed already (see `slots`
-            below); as a rule it follows from levels and counts.
+        levels: The 1-based level of each feature: integers `[num_features]` in `1 … len(ranks)`.
+        ranks: `D_1 < … < D_m`: one positive rank per level.
+        counts: The number of occurrences of each feature in the training data: non-negative numbers `[num_features]`, or
+            `None`. The features of a level are ordered by decreasing count in the tables, and `summary` reports the share
+            of occurrences of each level.
+        slots: The position of each feature in the tables: integers `[num_features]`. By default it follows from levels and
+            counts, as described at the property `slots`.
 
     Raises:
         TypeError: Levels, ranks or slots are not integers.
-        ValueError: Ranks are not positive and increasing, a level is outside `1 … len(ranks)`, a count is negative or
-            not finite, slots do not put higher levels first, there are no features, or the arrays' shapes do not fit.
+        ValueError: Ranks are not positive and increasing, a level is outside `1 … len(ranks)`, a count is negative or not
+            finite, slots do not put higher levels first, there are no features, or the shapes of the arrays differ.
 
     Example:
 
@@ -168,25 +173,29 @@ class RankPlan(PlanSizes):
 
     @classmethod
     def from_counts(cls, counts: npt.ArrayLike, ranks: Sequence[int], thresholds: Sequence[float]) -> RankPlan:
-        """Give each feature the level 1 + the number of thresholds that its count exceeds.
+        """Make a plan from the counts of the features.
+
+        The level of a feature is 1 plus the number of thresholds that its count exceeds.
 
         Args:
-            counts: Occurrences of each feature in the *training* data: non-negative numbers `[num_features]`.
-            ranks: `D_1 < … < D_m`.
-            thresholds: `m − 1` increasing, non-negative counts. A feature is above a threshold `t` when `count > t`.
+            counts: The number of occurrences of each feature in the *training* data: non-negative numbers
+                `[num_features]`.
+            ranks: `D_1 < … < D_m`: one positive rank per level.
+            thresholds: `m − 1` increasing, non-negative counts. A count exceeds a threshold `t` if `count > t`.
 
         Returns:
-            The plan, which remembers `counts`.
+            The plan. It keeps `counts`.
 
         Raises:
-            TypeError: Ranks are not integers.
-            ValueError: Thresholds are of the wrong length, negative, NaN or not increasing; or as in `RankPlan`.
+            TypeError: Ranks are not integers, or counts are not numbers.
+            ValueError: The number of thresholds is not `m − 1`; thresholds are negative, NaN or not increasing; or ranks
+                or counts are invalid (see `RankPlan`).
         """
         ranks = increasing_ranks(ranks)
         limits = np.asarray(thresholds, dtype=np.float64).reshape(-1)
         if limits.size != len(ranks) - 1:
             raise ValueError(
-                f"`thresholds` must have one entry less than `ranks` ({len(ranks) - 1} here). "
+                f"`thresholds` must have one entry fewer than `ranks`, here {len(ranks) - 1}. "
                 f"Received: thresholds={tuple(thresholds)}, ranks={ranks}"
             )
         if not (np.all(limits >= 0) and np.all(limits[1:] > limits[:-1])):
@@ -199,32 +208,37 @@ class RankPlan(PlanSizes):
 
     @property
     def levels(self) -> IntArray:
-        """Level `k_i` of each feature: int32 `[num_features]`, 1-based, read-only."""
+        """The 1-based level `k_i` of each feature: int32 `[num_features]`, read-only."""
         return _read_only(self._levels)
 
     @property
     def counts(self) -> npt.NDArray[Any] | None:
-        """The counts the plan was made with (`[num_features]`, read-only), or `None`."""
+        """The counts that the plan was made from: numbers `[num_features]`, read-only, or `None`."""
         return None if self._counts is None else _read_only(self._counts)
 
     @property
     def slots(self) -> IntArray:
-        """Slot of each feature: int32 `[num_features]`, read-only. Highest level first, then falling count, then id.
+        """The slot of each feature, its position in the tables: int32 `[num_features]`, read-only.
 
-        So `F_k` is the features with `slot < level_sizes[k - 1]`.
+        Features are ordered by decreasing level, then by decreasing count, then by id. So `F_k` is the set of features
+        with `slot < level_sizes[k - 1]`.
         """
         return _read_only(self._slots)
 
     def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
-        """Print what the plan costs per level, and what plain FMs of its highest and lowest rank would cost.
+        """Print the size of each level, and of plain FMs of the highest and the lowest rank for comparison.
 
         Args:
-            print_fn: Called once with the table, in place of `print`.
+            print_fn: A function that is called once with the text. By default it is printed.
         """
         (print if print_fn is None else print_fn)(self._summary_table())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan to one file (a NumPy `.npz` archive, whatever its name), readable by later versions."""
+        """Write the plan to a file, which later versions can read.
+
+        Args:
+            path: The name of the file. It becomes a NumPy `.npz` archive, also if the name ends differently.
+        """
         arrays: dict[str, npt.NDArray[Any]] = {
             "format": np.array(_FORMAT),
             "format_version": np.array(_FORMAT_VERSION),
@@ -243,24 +257,26 @@ class RankPlan(PlanSizes):
         """Read a plan that `save` wrote.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is not a plan, is damaged, or was written in a newer format.
+            FileNotFoundError: The file does not exist.
+            ValueError: The file is not a plan, is damaged, or has a newer format.
         """
-        with Path(path).open("rb") as file:  # np.load leaves a damaged file open if it is given the path
+        with Path(path).open("rb") as file:  # given a path, np.load would not close a damaged file
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     arrays = {name: archive[name] for name in archive.files}
-            except Exception as error:  # zipfile and NumPy raise many kinds on damaged files
-                raise ValueError(f"{os.fspath(path)} is not a readable RankPlan file: {error}") from error
+            except Exception as error:  # zipfile and NumPy raise many kinds of errors for damaged files
+                raise ValueError(f"{os.fspath(path)}: expected a RankPlan file, could not read it: {error}") from error
         if str(arrays.get("format", "")) != _FORMAT:
-            raise ValueError(f"{os.fspath(path)} is not a RankPlan file: it has the entries {sorted(arrays)}")
+            raise ValueError(f"{os.fspath(path)}: expected a RankPlan file, received one with the entries {sorted(arrays)}")
         try:
             version = int(arrays["format_version"])
             if version <= _FORMAT_VERSION:
                 return cls(arrays["levels"], arrays["ranks"].tolist(), arrays.get("counts"), slots=arrays.get("slots"))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} is a damaged RankPlan file: {error}") from error
-        raise ValueError(f"{os.fspath(path)} has RankPlan format {version}; this version reads up to {_FORMAT_VERSION}")
+            raise ValueError(f"{os.fspath(path)}: damaged RankPlan file: {error}") from error
+        raise ValueError(
+            f"{os.fspath(path)}: expected a RankPlan file of format {_FORMAT_VERSION} or lower, received format {version}"
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RankPlan):
@@ -277,16 +293,16 @@ class RankPlan(PlanSizes):
     def _summary_table(self) -> str:
         total = None if self._counts is None else float(self._counts.sum(dtype=np.float64))
         rows = [("level", "rank", "features", "occurrences", "free", "dependent", "MB")]
-        for k, (rank, here, above) in enumerate(self.levels_with_next(), start=1):
+        for k, (rank, size, size_above) in enumerate(self.levels_with_next(), start=1):
             share = "?"
             if self._counts is not None and total:
                 share = f"{float(self._counts[self._levels == k].sum(dtype=np.float64)) / total:.1%}"
-            free, dependent = rank * (here - above), rank * above
+            free, dependent = rank * (size - size_above), rank * size_above
             rows.append(
                 (
                     str(k),
                     str(rank),
-                    f"{here - above:,}",
+                    f"{size - size_above:,}",
                     share,
                     f"{free:,}",
                     f"{dependent:,}",
@@ -326,12 +342,12 @@ class RankPlan(PlanSizes):
 
 
 def fingerprint_of_slots(slots: npt.NDArray[np.integer[Any]]) -> str:
-    """Hex digest of a slot map, the same on every platform."""
+    """Return a hex digest of a slot map, which is the same on every platform."""
     return hashlib.blake2b(np.ascontiguousarray(slots, "<i4").data, digest_size=16).hexdigest()
 
 
 def _slots_by_level_and_count(levels: IntArray, counts: npt.NDArray[Any] | None) -> IntArray:
-    keys = (-levels,) if counts is None else (-counts.astype(np.float64), -levels)  # the last key is the first sorted by
+    keys = (-levels,) if counts is None else (-counts.astype(np.float64), -levels)  # lexsort sorts by the last key first
     feature_of_slot = np.lexsort(keys)
     slots = np.empty(levels.size, np.int32)
     slots[feature_of_slot] = np.arange(levels.size, dtype=np.int32)
@@ -342,10 +358,10 @@ def _checked_levels(levels: npt.ArrayLike, num_levels: int) -> IntArray:
     array = np.asarray(levels)
     if array.ndim != 1 or not 1 <= array.size <= _MAX_FEATURES:
         raise ValueError(
-            f"`levels` must be one-dimensional with 1 to {_MAX_FEATURES:,} features. Received shape {array.shape}"
+            f"`levels` must be one-dimensional with 1 to {_MAX_FEATURES:,} features. Received: shape {array.shape}"
         )
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"`levels` must be integers. Received dtype {array.dtype}")
+        raise TypeError(f"`levels` must be integers. Received: dtype {array.dtype}")
     wrong = np.flatnonzero((array < 1) | (array > num_levels))
     if wrong.size:
         raise ValueError(
@@ -358,19 +374,23 @@ def _checked_levels(levels: npt.ArrayLike, num_levels: int) -> IntArray:
 def _checked_slots(slots: npt.ArrayLike, levels: IntArray, level_sizes: list[int]) -> IntArray:
     array = np.asarray(slots)
     if array.shape != levels.shape:
-        raise ValueError(f"`slots` must be of shape {levels.shape}, as `levels`. Received shape {array.shape}")
+        raise ValueError(f"`slots` must have the shape of `levels`, {levels.shape}. Received: shape {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"`slots` must be integers. Received dtype {array.dtype}")
+        raise TypeError(f"`slots` must be integers. Received: dtype {array.dtype}")
     if not np.array_equal(np.sort(array), np.arange(array.size)):
-        raise ValueError(f"`slots` must hold each of 0 … {array.size - 1} once")
+        raise ValueError(f"`slots` must contain each of 0 … {array.size - 1} exactly once. Received: {_abbreviated(array)}")
     expected = sum((array < size).astype(np.int32) for size in level_sizes)
     wrong = np.flatnonzero(expected != levels)
     if wrong.size:
         raise ValueError(
-            "`slots` must put features of higher level first. "
+            "`slots` must put features of higher levels first. "
             f"Received: slots[{wrong[0]}]={array[wrong[0]]} for a feature of level {levels[wrong[0]]}"
         )
     return array.astype(np.int32)
+
+
+def _abbreviated(array: npt.NDArray[Any]) -> str:
+    return np.array2string(array, threshold=10, edgeitems=3)
 
 
 def _megabytes(factors: int) -> str:

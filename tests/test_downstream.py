@@ -315,25 +315,29 @@ def test_dependent_factors_get_the_gradient_through_the_part_below() -> None:
 class TestErrors:
     def test_no_rafm_layer(self) -> None:
         inputs = keras.Input((3,))
-        with pytest.raises(ValueError, match="needs at least one RaFMLayer between its inputs and its outputs"):
+        with pytest.raises(ValueError, match="must have at least one RaFMLayer between its inputs and its outputs"):
             kr.RaFMModel(inputs, keras.layers.Dense(1)(inputs))
 
     def test_score_that_reaches_no_output(self) -> None:
         inputs, _ = graph(wide_and_deep)
-        with pytest.raises(ValueError, match="needs at least one RaFMLayer"):
+        with pytest.raises(ValueError, match="must have at least one RaFMLayer"):
             kr.RaFMModel(inputs, keras.layers.Dense(1, name="only")(inputs["dense"]))
 
     def test_rafm_layer_in_a_nested_model(self) -> None:
         ids = keras.Input((4,), dtype="int32")
         inner_ids = keras.Input((4,), dtype="int32")
         inner = keras.Model(inner_ids, kr.RaFMLayer(PLAN, name="hidden_rafm")(inner_ids))
-        with pytest.raises(ValueError, match=r"hidden_rafm is inside a nested model.*Put the layers of the nested model"):
+        with pytest.raises(
+            ValueError, match=r"hidden_rafm is inside a nested model.*Use the layers of the nested model directly"
+        ):
             kr.RaFMModel(ids, inner(ids))
 
     def test_rafm_layer_called_twice(self) -> None:
         first, second = keras.Input((4,), dtype="int32"), keras.Input((4,), dtype="int32")
         layer = kr.RaFMLayer(PLAN, name="twice")
-        with pytest.raises(ValueError, match=r"twice is called 2 times.*one RaFMLayer per call"):
+        with pytest.raises(
+            ValueError, match=r"twice must be called once in a RaFMModel.*Received: 2 calls.*one RaFMLayer per call"
+        ):
             kr.RaFMModel([first, second], keras.layers.Add()([layer(first), layer(second)]))
 
     def test_a_second_call_outside_the_model_is_fine(self) -> None:

@@ -205,7 +205,7 @@ def test_frequencies_that_can_not_be_drawn(arguments: Any, message: str) -> None
         ({"scores": {"a": np.ones(199)}}, ValueError, r"scores\['a'\]: .*scores of shape \(199,\)"),
         ({"labels": np.ones(3)}, ValueError, r"scores\['FM 4'\]: .*labels of shape \(3,\)"),
         ({"counts": kr.RankPlan(np.ones(10, int), (2,))}, ValueError, "`counts` must be counts or a RankPlan made from"),
-        ({"loss": "mse"}, ValueError, "`loss` must be 'log_loss' or 'rmse'. Received: 'mse'"),
+        ({"loss": "mse"}, ValueError, "`loss` must be one of 'log_loss', 'rmse'. Received: loss='mse'"),
         ({"min_samples": 1000}, ValueError, "must have `min_samples`=1000 samples in one bucket or more. Received: 200"),
         (
             {"ids": IDS[:0], "labels": LABELS[:0], "scores": {"a": LABELS[:0]}},

@@ -276,9 +276,9 @@ class TestFile:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format_version": np.array(2)}, "has RankPlan format 2; this version reads up to 1"),
-            ({"format": np.array("other")}, "is not a RankPlan file"),
-            ({"format": None}, "is not a RankPlan file: it has the entries .*'levels'"),
+            ({"format_version": np.array(2)}, "expected a RankPlan file of format 1 or lower, received format 2"),
+            ({"format": np.array("other")}, "expected a RankPlan file"),
+            ({"format": None}, "expected a RankPlan file, received one with the entries .*'levels'"),
             ({"format_version": None}, "damaged.*format_version"),
             ({"format_version": np.array("one")}, "damaged"),
             ({"levels": None}, "damaged.*levels"),
@@ -299,18 +299,18 @@ class TestFile:
     @pytest.mark.parametrize("content", [b"", b"ranks: 4, 16", b"PK\x03\x04 not really"], ids=["empty", "text", "no zip"])
     def test_a_foreign_file(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "foreign").write_bytes(content)
-        with pytest.raises(ValueError, match="foreign is not a readable RankPlan file"):
+        with pytest.raises(ValueError, match="foreign: expected a RankPlan file, could not read it"):
             kr.RankPlan.load(tmp_path / "foreign")
 
     def test_a_single_array(self, tmp_path: Path) -> None:
         np.save(tmp_path / "array.npy", np.arange(3))
-        with pytest.raises(ValueError, match=r"array.npy is not a readable RankPlan file"):
+        with pytest.raises(ValueError, match=r"array.npy: expected a RankPlan file, could not read it"):
             kr.RankPlan.load(tmp_path / "array.npy")
 
     def test_a_pickle_is_never_run(self, tmp_path: Path) -> None:
         with (tmp_path / "pickled").open("wb") as file:
             np.savez(file, format=np.array([{}], object))
-        with pytest.raises(ValueError, match=r"pickled is not a readable RankPlan file.*allow_pickle"):
+        with pytest.raises(ValueError, match=r"pickled: expected a RankPlan file, could not read it.*allow_pickle"):
             kr.RankPlan.load(tmp_path / "pickled")
 
     def test_every_truncation_and_every_wrong_byte(self, tmp_path: Path) -> None:
@@ -338,11 +338,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("ranks", "message"),
         [
-            ((64, 32), r"`ranks` must be positive and increasing.*ranks=\(64, 32\)"),
+            ((64, 32), r"`ranks` must be one or more positive, increasing integers.*ranks=\(64, 32\)"),
             ((8, 8), "increasing"),
             ((0, 8), "positive"),
             ((-4,), "positive"),
-            ((), "at least one"),
+            ((), "one or more"),
         ],
     )
     def test_ranks(self, ranks: tuple, message: str) -> None:
@@ -351,7 +351,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("rank", [8.0, True, np.bool_(True), "8", None, np.float32(8)])
     def test_ranks_that_are_no_integers(self, rank: object) -> None:
-        with pytest.raises(TypeError, match="`ranks` must hold integers"):
+        with pytest.raises(TypeError, match="`ranks` must be integers"):
             kr.RankPlan([1, 1], (rank,))
 
     def test_ranks_of_numpy_integers(self) -> None:
@@ -362,9 +362,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("thresholds", "message"),
         [
-            ((), "one entry less than `ranks`"),
-            ((1,), r"one entry less than `ranks` \(2 here\).*thresholds=\(1,\)"),
-            ((1, 2, 3), "one entry less"),
+            ((), "one entry fewer than `ranks`"),
+            ((1,), r"one entry fewer than `ranks`, here 2.*thresholds=\(1,\)"),
+            ((1, 2, 3), "one entry fewer"),
             ((5, 5), "increasing"),
             ((5, 4), r"increasing. Received: thresholds=\(5, 4\)"),
             ((INF, INF), "increasing"),
@@ -456,9 +456,9 @@ class TestGivenSlots:
     @pytest.mark.parametrize(
         ("slots", "error", "message"),
         [
-            ([0, 1], ValueError, r"shape \(3,\), as `levels`"),
+            ([0, 1], ValueError, r"must have the shape of `levels`, \(3,\)"),
             ([0.0, 1.0, 2.0], TypeError, "integers"),
-            ([0, 0, 1], ValueError, "each of 0 … 2 once"),
+            ([0, 0, 1], ValueError, r"each of 0 … 2 exactly once\. Received: \[0 0 1\]"),
             ([0, 1, 2], ValueError, r"slots\[0\]=0 for a feature of level 1"),
         ],
     )

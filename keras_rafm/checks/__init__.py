@@ -1,1 +1,1 @@
-"""Checks of arguments, tensors and model inputs."""
+"""Checks of arguments, tensors and model inputs; shared constants; optional packages."""

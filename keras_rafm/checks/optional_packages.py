@@ -1,4 +1,4 @@
-"""Packages that only some jobs need."""
+"""Imports of packages that only some functions need."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def imported(module: str, extra: str) -> Any:
-    """A module of an optional package.
+    """Import and return a module of an optional package.
 
     Args:
-        module: Its name.
-        extra: The extra of this package that installs it.
+        module: The name of the module.
+        extra: The extra of `keras_rafm` that installs the package.
 
     Raises:
-        ImportError: It is not installed, or fails to load; the message says how to get it.
+        ImportError: The package is not installed or fails to load. The message says how to install it.
     """
     try:
         return importlib.import_module(module)

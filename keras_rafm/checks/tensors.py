@@ -1,4 +1,4 @@
-"""Checks that run inside a graph."""
+"""Checks of tensors, which also run inside a graph."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tenso
     """Raise `tf.errors.InvalidArgumentError` with the message and the offending value unless the condition holds.
 
     Args:
-        condition: Bool scalar.
-        message: What was expected and where; the offending value is put behind it.
-        offending: Makes the value to name. It is only computed when the condition fails.
+        condition: A bool scalar.
+        message: Says what was expected and where. The offending value is appended to it.
+        offending: Computes the value to name. It runs only if the condition fails.
 
     Returns:
-        What the rest of the graph has to wait for (`tf.control_dependencies`): otherwise it could run first, raise
-        something less clear, or even update weights from a batch that is about to be refused.
+        The checks to give to `after_checks` or `tf.control_dependencies`. Without these, the rest of the graph could run
+        first: it could raise a less clear error, or update weights from a batch that is about to be refused.
     """
     if tf.executing_eagerly():
         if not condition:
@@ -32,10 +32,10 @@ def require(condition: tf.Tensor, message: str, offending: Callable[[], tf.Tenso
 
 
 def after_checks(checks: list[tf.Tensor], tensor: tf.Tensor) -> tf.Tensor:
-    """The same tensor, which the graph computes only after the checks have passed.
+    """Return the tensor, such that the graph uses it only after the checks have passed.
 
     Args:
-        checks: What `require` returned.
+        checks: The results of `require`.
         tensor: Any tensor.
     """
     with tf.control_dependencies(checks):

@@ -1,1 +1,1 @@
-"""The bi-level training step."""
+"""Training by the bi-level update: its lower losses, and how `fit` reads epochs."""

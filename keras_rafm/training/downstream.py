@@ -1,8 +1,8 @@
-"""The part of a functional model that lies between a RaFM score and the outputs.
+"""The downstream part of a functional model: everything between a RaFM score and the outputs.
 
 The bi-level update needs the model's outputs with the level score `ŷ_k` in place of `ŷ_m`. So the graph is cut at the
-score and at every other tensor that joins below it, and the part below the cut runs again on each level score, with all
-else held constant.
+score and at every other tensor that joins downstream of it. The part downstream of the cut then runs again on each level
+score, with everything else held constant.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from keras_rafm.layer import RaFMLayer
 
 
 class Downstream(NamedTuple):
-    """Where the score of one `RaFMLayer` goes.
+    """The downstream part of one `RaFMLayer`.
 
     Attributes:
         layer: The layer.
-        outputs: Which of the model's flat outputs depend on the score.
-        joining: The other tensors that enter below the score, in the order `rerun` expects their values.
-        model: From `[score, *joining]` to those outputs, or `None` where the score is the only such output itself.
+        outputs: The positions of the flat outputs of the model that depend on the score.
+        joining: The other tensors that enter downstream of the score, in the order in which `rerun` takes their values.
+        model: A model from `[score, *joining]` to these outputs, or `None` if the score itself is the only such output.
     """
 
     layer: RaFMLayer
@@ -32,19 +32,20 @@ class Downstream(NamedTuple):
     model: keras.Model | None
 
     def rerun(self, score: tf.Tensor, joining_values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The outputs with another score, everything else held constant.
+        """Return the outputs for another score, with everything else held constant.
 
-        Weights below the score get no gradient, statistics and seeds there stay as they are, and losses that layers add
-        there are not added again (those of the model's own pass are forgotten: ask for them before).
+        Downstream weights get no gradient, statistics and seeds of downstream layers do not change, and losses that these
+        layers add are not added again. But Keras then forgets the losses that were added in the model's own forward pass,
+        so collect them before.
 
         Args:
-            score: `[B, 1]`; the outputs are differentiable with respect to it.
-            joining_values: Values of `joining` in the model's own forward pass.
+            score: The score, `[B, 1]`. The outputs are differentiable with respect to it.
+            joining_values: The values of `joining` in the model's own forward pass.
         """
         if self.model is None:
             return [score]
-        held = [(variable, tf.stop_gradient(variable.value)) for variable in self.model.variables]
-        with keras.StatelessScope(state_mapping=held):
+        constants = [(variable, tf.stop_gradient(variable.value)) for variable in self.model.variables]
+        with keras.StatelessScope(state_mapping=constants):
             values = self.model([score, *map(_stop_gradient, joining_values)], training=True)
         return keras.tree.flatten(values)
 
@@ -53,14 +54,14 @@ def find_downstreams(outputs: list[keras.KerasTensor], all_layers: list[keras.la
     """Cut a functional graph at the score of every `RaFMLayer` in it.
 
     Args:
-        outputs: Flat outputs of the model.
-        all_layers: Every layer of the model, those inside nested models included.
+        outputs: The flat outputs of the model.
+        all_layers: All layers of the model, including those inside nested models.
 
     Raises:
-        ValueError: There is no `RaFMLayer`, one is inside a nested model or called more than once.
+        ValueError: There is no `RaFMLayer`, or one is inside a nested model or called more than once.
     """
     nodes = nodes_above(outputs)
-    found = []
+    downstreams = []
     for layer in all_layers:
         if not isinstance(layer, RaFMLayer):
             continue
@@ -68,41 +69,42 @@ def find_downstreams(outputs: list[keras.KerasTensor], all_layers: list[keras.la
         if not calls:
             raise ValueError(
                 f"The score of {layer.name} must be a tensor of the RaFMModel itself, but {layer.name} is inside a nested "
-                "model or layer. Put the layers of the nested model into the RaFMModel."
+                "model or layer. Use the layers of the nested model directly in the RaFMModel."
             )
         if len(calls) > 1:
             raise ValueError(
-                f"{layer.name} is called {len(calls)} times in a RaFMModel, which can't tell the level scores of the calls "
-                "apart. Use one RaFMLayer per call."
+                f"{layer.name} must be called once in a RaFMModel, which could not distinguish the level scores of several "
+                f"calls. Received: {len(calls)} calls. Use one RaFMLayer per call."
             )
-        found.append(_cut(layer, calls[0].output_tensors[0], nodes, outputs))
-    if not found:
-        raise ValueError("A RaFMModel needs at least one RaFMLayer between its inputs and its outputs. Received none.")
-    return found
+        downstreams.append(_cut(layer, calls[0].output_tensors[0], nodes, outputs))
+    if not downstreams:
+        raise ValueError("A RaFMModel must have at least one RaFMLayer between its inputs and its outputs. Received: none")
+    return downstreams
 
 
 def _cut(layer: RaFMLayer, score: keras.KerasTensor, nodes: list[Any], outputs: list[keras.KerasTensor]) -> Downstream:
-    below = {id(score)}
-    joining: dict[int, keras.KerasTensor] = {}
+    downstream = {id(score)}
+    downstream_nodes = []
     for node in nodes:  # parents come before children
-        if any(id(tensor) in below for tensor in node.input_tensors):
-            below.update(id(tensor) for tensor in node.output_tensors)
-    for node in nodes:
-        if any(id(tensor) in below for tensor in node.input_tensors):
-            joining.update((id(tensor), tensor) for tensor in node.input_tensors if id(tensor) not in below)
-    reached = [index for index, output in enumerate(outputs) if id(output) in below]
+        if any(id(tensor) in downstream for tensor in node.input_tensors):
+            downstream_nodes.append(node)
+            downstream.update(id(tensor) for tensor in node.output_tensors)
+    reached = [index for index, output in enumerate(outputs) if id(output) in downstream]
     if [id(outputs[index]) for index in reached] == [id(score)]:
-        return Downstream(layer, reached, [], None)
-    tensors = list(joining.values())
-    nodes_below = [node for node in nodes if any(id(tensor) in below for tensor in node.input_tensors)]
-    return Downstream(layer, reached, tensors, _model_of([score, *tensors], nodes_below, [outputs[i] for i in reached]))
+        return Downstream(layer, reached, joining=[], model=None)
+    entering = {
+        id(tensor): tensor for node in downstream_nodes for tensor in node.input_tensors if id(tensor) not in downstream
+    }
+    joining = list(entering.values())
+    model = _model_of([score, *joining], downstream_nodes, [outputs[index] for index in reached])
+    return Downstream(layer, reached, joining, model)
 
 
 def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[keras.KerasTensor]) -> keras.Model:
-    """The nodes as a model of their own, with a new `keras.Input` in place of each of the given tensors.
+    """Return a model of some nodes of a graph, with a new `keras.Input` in place of each tensor in `inputs`.
 
-    `keras.Model(inputs, outputs)` on tensors from the middle of a graph does the same unless an output is one of the
-    inputs, or a layer is used both above and below the cut: there it fails.
+    `keras.Model(inputs, outputs)` would do the same for tensors from the middle of a graph, but fails if an output is one
+    of the inputs, or if a layer is used both upstream and downstream of the cut.
     """
     new_inputs = [
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, ragged=tensor.ragged)
