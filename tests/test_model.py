@@ -1,6 +1,7 @@
-"""`RaFMModel` in training: its logs against hand-computed losses, its steps against those of plain Keras.
+"""`RaFMModel` in training: its logs, ways to run its steps, callbacks, optimizers and frozen weights.
 
-The part of the model below the score has tests of its own in test_downstream.py.
+The losses have tests of their own in test_model_losses.py, and the part of the model downstream of the score in
+test_downstream.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,16 +12,25 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rafm_models import (
+    IDS,
+    LABELS,
+    LOGITS_LOSS,
+    PLAN,
+    SAMPLE_WEIGHT,
+    assert_same_weights,
+    compiled,
+    cross_entropy,
+    layer_of,
+    level_scores,
+    log_loss_imitation,
+    make_layer,
+    make_model,
+    moved,
+    weights_by_name,
+)
 
 import keras_rafm as kr
-
-PLAN = kr.RankPlan([3, 1, 2, 2, 1, 3, 1, 1, 2], ranks=(2, 3, 4))
-GENERATOR = np.random.default_rng(0)
-IDS = GENERATOR.integers(-1, PLAN.num_features, (24, 4)).astype("int32")
-IDS[0] = [5, 5, 0, 5]
-LABELS = GENERATOR.integers(0, 2, (24, 1)).astype("float32")
-SAMPLE_WEIGHT = GENERATOR.uniform(0.2, 3.0, 24).astype("float32")
-LOGITS_LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 @pytest.fixture
@@ -28,70 +38,6 @@ def mixed_float16() -> Iterator[None]:
     keras.config.set_dtype_policy("mixed_float16")
     yield
     keras.config.set_dtype_policy("float32")
-
-
-def make_layer(name: str = "rafm", plan: kr.RankPlan = PLAN, **options: Any) -> kr.RaFMLayer:
-    options = {
-        "factors_initializer": keras.initializers.RandomNormal(stddev=0.4),
-        "linear_initializer": keras.initializers.RandomNormal(stddev=0.4, seed=3),
-        "factors_l2": 0.0,
-        "seed": 5,
-        **options,
-    }
-    return kr.RaFMLayer(plan, name=name, **options)
-
-
-def make_model(activation: str | None = None, **options: Any) -> kr.RaFMModel:
-    ids = keras.Input((4,), dtype="int32", name="ids")
-    score = make_layer(**options)(ids)
-    return kr.RaFMModel(ids, score if activation is None else keras.layers.Activation(activation, name="top")(score))
-
-
-def compiled(loss: Any = LOGITS_LOSS, optimizer: Any = None, run_eagerly: bool = True, **options: Any) -> kr.RaFMModel:
-    """A compiled model. For a step or two, running eagerly is twenty times faster than tracing (see `TestExecution`)."""
-    model = make_model(**options)
-    model.compile(optimizer or keras.optimizers.SGD(0.1), loss, run_eagerly=run_eagerly)
-    return model
-
-
-def layer_of(model: kr.RaFMModel, name: str = "rafm") -> kr.RaFMLayer:
-    return model.get_layer(name)
-
-
-def level_scores(model: kr.RaFMModel, ids: np.ndarray = IDS) -> list[np.ndarray]:
-    """`ŷ_1 … ŷ_m` of every sample, float64."""
-    return list(layer_of(model).level_scores(ids).numpy().astype("float64").T)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def cross_entropy(target: np.ndarray, logit: np.ndarray) -> np.ndarray:
-    return np.logaddexp(0, logit) - target * logit
-
-
-def log_loss_imitation(next_score: np.ndarray, score: np.ndarray) -> np.ndarray:
-    return cross_entropy(sigmoid(next_score), score)
-
-
-def squared_imitation(next_score: np.ndarray, score: np.ndarray) -> np.ndarray:
-    return (next_score - score) ** 2
-
-
-def weights_by_name(model: kr.RaFMModel) -> dict[str, np.ndarray]:
-    return {weight.path: weight.numpy() for weight in model.weights}
-
-
-def assert_same_weights(one: keras.Model, other: keras.Model, atol: float = 1e-6) -> None:
-    for a, b in zip(one.weights, other.weights, strict=True):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=atol, err_msg=a.path)
-
-
-def moved(before: dict[str, np.ndarray], model: kr.RaFMModel) -> set[str]:
-    """Names of the weights that are not what they were."""
-    after = weights_by_name(model)
-    return {path.split("/", 1)[-1] for path in before if not np.array_equal(before[path], after[path])}
 
 
 class TestLogs:
@@ -163,158 +109,6 @@ class TestLogs:
         assert set(history) == {"loss"}
         for one, other in zip(trained, plain.get_weights(), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-
-
-IMITATIONS: list[Any] = [
-    pytest.param(keras.losses.BinaryCrossentropy(from_logits=True), None, log_loss_imitation, id="logits"),
-    pytest.param(keras.losses.BinaryCrossentropy(), "sigmoid", log_loss_imitation, id="probabilities"),
-    pytest.param("binary_crossentropy", "sigmoid", log_loss_imitation, id="name"),
-    pytest.param(keras.losses.binary_crossentropy, "sigmoid", log_loss_imitation, id="function"),
-    pytest.param(
-        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.3), None, log_loss_imitation, id="smoothing"
-    ),
-    pytest.param(keras.losses.MeanSquaredError(), None, squared_imitation, id="squared"),
-    pytest.param("mse", None, squared_imitation, id="squared_name"),
-    pytest.param(keras.losses.Huber(delta=0.1), None, squared_imitation, id="other"),
-    pytest.param(lambda y, p: tf.reduce_mean(tf.abs(y - p), axis=-1), None, squared_imitation, id="own_function"),
-]
-
-
-class TestDependentLoss:
-    @pytest.mark.parametrize(("loss", "activation", "imitation"), IMITATIONS)
-    def test_is_the_imitation_of_the_next_level(
-        self, loss: Any, activation: str | None, imitation: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> None:
-        # Batches of 10, 10 and 4: the epoch's log is a mean over samples, not over batches.
-        model = compiled(loss, keras.optimizers.SGD(0.0), activation=activation)
-        history = model.fit(IDS, LABELS, batch_size=10, verbose=0).history
-        one, two, three = level_scores(model)
-        assert history["dependent_loss_1"] == pytest.approx([np.mean(imitation(two, one))], rel=1e-4)
-        assert history["dependent_loss_2"] == pytest.approx([np.mean(imitation(three, two))], rel=1e-4)
-
-    def test_weight_is_not_in_the_log(self) -> None:
-        logs = [
-            compiled(dependent_loss_weight=weight).train_on_batch(IDS, LABELS, return_dict=True) for weight in (0.5, 7.0)
-        ]
-        assert logs[0] == logs[1]
-
-    @pytest.mark.parametrize(("loss", "weight"), [(LOGITS_LOSS, 4.0), (keras.losses.MeanSquaredError(), 1.0)])
-    def test_auto_weight_depends_on_the_loss(self, loss: keras.losses.Loss, weight: float) -> None:
-        by_default, explicit = compiled(loss), compiled(loss, dependent_loss_weight=weight)
-        for model in (by_default, explicit):
-            model.train_on_batch(IDS, LABELS)
-        assert_same_weights(by_default, explicit)
-
-    @pytest.mark.parametrize(
-        ("loss", "activation"),
-        [
-            (keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.3), None),
-            (keras.losses.BinaryCrossentropy(label_smoothing=0.3), "sigmoid"),
-            (keras.losses.MeanSquaredError(), None),
-        ],
-    )
-    def test_perfect_imitation_has_no_gradient(self, loss: keras.losses.Loss, activation: str | None) -> None:
-        # Without two features above a level in a sample, ŷ_k = ŷ_{k+1}.
-        perfect = np.array([[0, 1, 4, 6], [2, 1, 7, -1], [5, 4, -1, -1]], "int32")
-        model = compiled(
-            loss, activation=activation, dependent_gradient="lower", dependent_loss_weight=10.0, use_linear=False
-        )
-        scores = level_scores(model, perfect)
-        np.testing.assert_allclose(scores[0], scores[2], atol=1e-6)
-        before = weights_by_name(model)
-        model.train_on_batch(perfect, LABELS[:3])
-        for table in layer_of(model).dependent_tables:
-            np.testing.assert_allclose(table.numpy(), before[table.path], rtol=0, atol=1e-6)
-        assert moved(before, model) >= {"free_1", "bias"}
-
-        model.train_on_batch(np.array([[0, 2, 4, 6]], "int32"), LABELS[:1])  # two features above level 1
-        assert np.max(np.abs(layer_of(model).dependent_tables[0].numpy() - before["rafm/dependent_1"])) > 1e-3
-
-    @pytest.mark.parametrize("level", [1, 2])
-    @pytest.mark.parametrize("loss", [LOGITS_LOSS, keras.losses.MeanSquaredError()], ids=["log_loss", "squared"])
-    def test_of_a_level_moves_the_dependent_factors_of_that_level_alone(self, level: int, loss: keras.losses.Loss) -> None:
-        """Not those of the next level, which it imitates, and not those of the levels below."""
-        without = compiled(loss, dependent_loss_weight=0.0)
-        with_it = compiled(loss, dependent_loss_weight=(5.0, 0.0) if level == 1 else (0.0, 5.0))
-        for model in (without, with_it):
-            model.train_on_batch(IDS, LABELS)
-        expected = weights_by_name(without)
-        differing = {
-            path
-            for path, value in weights_by_name(with_it).items()
-            if not np.allclose(value, expected[path], rtol=0, atol=1e-6)
-        }
-        assert differing == {"rafm/linear", "rafm/bias", f"rafm/dependent_{level}"}
-
-    def test_in_mode_upper_is_logged_and_moves_nothing(self) -> None:
-        model, ablated = compiled(dependent_gradient="upper"), compiled(dependent_loss_weight=0.0)
-        one, two, _ = level_scores(model)
-        logs = model.train_on_batch(IDS, LABELS, return_dict=True)
-        ablated.train_on_batch(IDS, LABELS)
-        assert logs["dependent_loss_1"] == pytest.approx(np.mean(log_loss_imitation(two, one)), rel=1e-5)
-        assert_same_weights(model, ablated)
-
-
-class TestWeightsAndReductions:
-    @pytest.mark.parametrize(
-        ("reduction", "divisor"),
-        [
-            ("sum", 1.0),
-            ("sum_over_batch_size", 24.0),
-            ("mean", 24.0),
-            ("mean_with_sample_weight", float(np.sum(SAMPLE_WEIGHT))),
-        ],
-    )
-    @pytest.mark.parametrize("squared", [False, True], ids=["log_loss", "squared"])
-    def test_sample_weight_and_reduction_are_those_of_the_compiled_loss(
-        self, reduction: str, divisor: float, squared: bool
-    ) -> None:
-        if squared:
-            loss, upper, lower = keras.losses.MeanSquaredError(reduction=reduction), squared_imitation, squared_imitation
-        else:
-            loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
-            upper, lower = cross_entropy, log_loss_imitation
-        model = compiled(loss)
-        one, two, three = level_scores(model)
-        logs = model.train_on_batch(IDS, LABELS, sample_weight=SAMPLE_WEIGHT, return_dict=True)
-        expected = [upper(LABELS[:, 0], three), lower(two, one), lower(three, two)]
-        values = [logs[name] for name in ("loss", "dependent_loss_1", "dependent_loss_2")]
-        assert values == pytest.approx([np.sum(SAMPLE_WEIGHT * each) / divisor for each in expected], rel=1e-4)
-
-    @pytest.mark.parametrize("reduction", ["sum", None])
-    def test_without_a_mean_a_step_is_that_of_the_mean_times_the_batch_size(self, reduction: str | None) -> None:
-        mean = compiled(keras.losses.MeanSquaredError(), keras.optimizers.SGD(0.024))
-        other = compiled(keras.losses.MeanSquaredError(reduction=reduction), keras.optimizers.SGD(0.001))
-        for model in (mean, other):
-            model.train_on_batch(IDS, LABELS)
-        assert_same_weights(mean, other)
-
-    def test_samples_of_weight_zero_are_as_if_absent(self) -> None:
-        weight = np.repeat([1.0, 0.0], 12)
-        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum")
-        weighted, alone = compiled(loss, keras.optimizers.SGD(0.01)), compiled(loss, keras.optimizers.SGD(0.01))
-        weighted.train_on_batch(IDS, LABELS, sample_weight=weight)
-        alone.train_on_batch(IDS[:12], LABELS[:12])
-        assert_same_weights(weighted, alone)
-
-    def test_class_weight_is_a_sample_weight(self) -> None:
-        by_class, by_sample = compiled(), compiled()
-        options = {"batch_size": 8, "shuffle": False, "verbose": 0}
-        by_class_history = by_class.fit(IDS, LABELS, class_weight={0: 0.3, 1: 2.5}, **options).history
-        weight = np.where(LABELS[:, 0] == 1, 2.5, 0.3)
-        by_sample_history = by_sample.fit(IDS, LABELS, sample_weight=weight, **options).history
-        assert by_class_history == by_sample_history
-        assert_same_weights(by_class, by_sample, atol=0)
-        plain = compiled()
-        assert plain.fit(IDS, LABELS, **options).history["dependent_loss_1"] != by_class_history["dependent_loss_1"]
-
-    def test_loss_weights_scale_both_problems(self) -> None:
-        model = make_model()
-        model.compile(keras.optimizers.SGD(0.1), LOGITS_LOSS, loss_weights=[0.5], run_eagerly=True)
-        halved = compiled(optimizer=keras.optimizers.SGD(0.05))
-        logs, halved_logs = (each.train_on_batch(IDS, LABELS, return_dict=True) for each in (model, halved))
-        assert_same_weights(model, halved)
-        assert logs["loss"] == pytest.approx(0.5 * halved_logs["loss"], rel=1e-5)
 
 
 class TestExecution:
@@ -511,167 +305,6 @@ class TestFrozen:
             logs = model.fit(IDS, LABELS, verbose=0).history
         assert moved(before, model) == set()
         assert logs["loss"] == pytest.approx([model.evaluate(IDS, LABELS, verbose=0)], rel=1e-5)
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class SquaredErrorTo(keras.layers.Layer):
-    """Passes a score on and adds its squared error to a target as a loss."""
-
-    def call(self, score: Any, target: Any) -> Any:
-        self.add_loss(keras.ops.mean(keras.ops.square(score - target)))
-        return score
-
-
-def test_model_that_is_trained_through_add_loss_alone() -> None:
-    ids, target = keras.Input((4,), dtype="int32", name="ids"), keras.Input((1,), name="target")
-    model = kr.RaFMModel({"ids": ids, "target": target}, SquaredErrorTo()(make_layer()(ids), target))
-    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
-    reference = compiled("mse")
-    one, two, three = level_scores(model)
-    logs = model.train_on_batch({"ids": IDS, "target": LABELS}, return_dict=True)
-    reference.train_on_batch(IDS, LABELS)
-    assert logs == {
-        "loss": pytest.approx(np.mean((three - LABELS[:, 0]) ** 2), rel=1e-5),
-        "dependent_loss_1": pytest.approx(np.mean((two - one) ** 2), rel=1e-4),
-        "dependent_loss_2": pytest.approx(np.mean((three - two) ** 2), rel=1e-4),
-    }
-    assert_same_weights(model, reference)
-
-
-class TestSeveralOutputs:
-    """The score in one output, a Dense of another input in the second."""
-
-    other = GENERATOR.normal(size=(24, 3)).astype("float32")
-    target = GENERATOR.normal(size=(24, 1)).astype("float32")
-
-    def model(self, kind: str) -> kr.RaFMModel:
-        ids, other = keras.Input((4,), dtype="int32", name="ids"), keras.Input((3,), name="other")
-        click = keras.layers.Activation("sigmoid", name="click")(make_layer()(ids))
-        price = keras.layers.Dense(1, name="price", kernel_initializer=keras.initializers.RandomNormal(seed=1))(other)
-        outputs = {
-            "list": [click, price],
-            "dict": {"click": click, "price": price},
-            "dict_of_other_names": {"p_click": click, "the_price": price},
-        }
-        return kr.RaFMModel([ids, other], outputs[kind])
-
-    def assert_step(self, model: kr.RaFMModel, targets: Any, click: str, price: str, sample_weight: Any = None) -> None:
-        one, two, three = level_scores(model)
-        predicted = self.other @ model.get_layer("price").kernel.numpy()
-        weight = np.ones(24) if sample_weight is None else SAMPLE_WEIGHT
-        logs = model.train_on_batch([IDS, self.other], targets, sample_weight=sample_weight, return_dict=True)
-        log_loss = np.mean(weight * cross_entropy(LABELS[:, 0], three))
-        squared = np.mean((predicted - self.target) ** 2)
-        assert logs == {
-            f"{click}_loss": pytest.approx(log_loss, rel=1e-4),
-            f"{price}_loss": pytest.approx(squared, rel=1e-4),
-            "loss": pytest.approx(2.0 * log_loss + 0.25 * squared, rel=1e-4),
-            "dependent_loss_1": pytest.approx(2.0 * np.mean(weight * log_loss_imitation(two, one)), rel=1e-4),
-            "dependent_loss_2": pytest.approx(2.0 * np.mean(weight * log_loss_imitation(three, two)), rel=1e-4),
-        }
-
-    def test_list(self) -> None:
-        model = self.model("list")
-        model.compile("sgd", run_eagerly=True, loss=["binary_crossentropy", "mse"], loss_weights=[2.0, 0.25])
-        self.assert_step(model, [LABELS, self.target], "click", "price")
-
-    def test_list_with_losses_by_name(self) -> None:
-        model = self.model("list")
-        model.compile(
-            "sgd",
-            {"click": "binary_crossentropy", "price": "mse"},
-            loss_weights={"click": 2.0, "price": 0.25},
-            run_eagerly=True,
-        )
-        self.assert_step(model, [LABELS, self.target], "click", "price")
-
-    @pytest.mark.parametrize(
-        ("kind", "click", "price"), [("dict", "click", "price"), ("dict_of_other_names", "p_click", "the_price")]
-    )
-    @pytest.mark.parametrize("weighted", [False, True])
-    def test_dict(self, kind: str, click: str, price: str, weighted: bool) -> None:
-        model = self.model(kind)
-        model.compile(
-            "sgd",
-            run_eagerly=True,
-            loss={click: "binary_crossentropy", price: "mse"},
-            loss_weights={click: 2.0, price: 0.25},
-        )
-        weights = {click: SAMPLE_WEIGHT, price: np.ones(24, "float32")} if weighted else None
-        self.assert_step(model, {click: LABELS, price: self.target}, click, price, weights)
-
-    def test_output_without_a_loss(self) -> None:
-        ids = keras.Input((4,), dtype="int32", name="ids")
-        score = make_layer()(ids)
-        model = kr.RaFMModel(ids, {"score": score, "probability": keras.layers.Activation("sigmoid")(score)})
-        model.compile(keras.optimizers.SGD(0.1), {"probability": "binary_crossentropy"}, run_eagerly=True)
-        reference = compiled("binary_crossentropy", activation="sigmoid")
-        logs = model.train_on_batch(IDS, {"probability": LABELS}, return_dict=True)
-        reference_logs = reference.train_on_batch(IDS, LABELS, return_dict=True)
-        assert_same_weights(model, reference)
-        assert {name: logs[name] for name in reference_logs} == pytest.approx(reference_logs, rel=1e-6)
-
-    def test_score_and_what_is_made_of_it_both_have_a_loss(self) -> None:
-        ids = keras.Input((4,), dtype="int32", name="ids")
-        score = make_layer()(ids)
-        model = kr.RaFMModel(ids, [score, keras.layers.Activation("sigmoid", name="p")(score)])
-        model.compile("sgd", run_eagerly=True, loss=["mse", "binary_crossentropy"])
-        one, two, _ = level_scores(model)
-        logs = model.train_on_batch(IDS, [LABELS, LABELS], return_dict=True)
-        expected = np.mean(squared_imitation(two, one) + log_loss_imitation(two, one))
-        assert logs["dependent_loss_1"] == pytest.approx(expected, rel=1e-4)
-
-    def test_losses_that_do_not_fit_the_outputs(self) -> None:
-        model = self.model("list")
-        with pytest.raises(ValueError, match=r"`loss` must name outputs.*'click', 'price'.*'clicks'"):
-            model.compile("sgd", {"clicks": "mse", "price": "mse"})
-        with pytest.raises(ValueError, match=r"`loss` must have one entry per output \(2\). Received: 3"):
-            model.compile("sgd", ["mse", "mse", "mse"])
-        with pytest.raises(ValueError, match=r"`loss_weights` must have one entry per output"):
-            model.compile("sgd", ["mse", "mse"], loss_weights=[1.0])
-
-
-class TestSeveralLayers:
-    def model(self, **options: Any) -> kr.RaFMModel:
-        ids = keras.Input((4,), dtype="int32", name="ids")
-        first, second = make_layer("first", **options)(ids), make_layer("second", seed=9, dependent_loss_weight=0.7)(ids)
-        model = kr.RaFMModel(ids, keras.layers.Add(name="sum")([first, second]))
-        model.compile(keras.optimizers.SGD(0.1), LOGITS_LOSS, run_eagerly=True)
-        return model
-
-    def test_each_imitates_with_the_other_held(self) -> None:
-        model = self.model()
-        first = layer_of(model, "first").level_scores(IDS).numpy().T
-        second = layer_of(model, "second").level_scores(IDS).numpy().T
-        logs = model.train_on_batch(IDS, LABELS, return_dict=True)
-        expected = {"loss": np.mean(cross_entropy(LABELS[:, 0], first[2] + second[2]))}
-        for k in (0, 1):
-            expected[f"first_dependent_loss_{k + 1}"] = np.mean(
-                log_loss_imitation(first[k + 1] + second[2], first[k] + second[2])
-            )
-            expected[f"second_dependent_loss_{k + 1}"] = np.mean(
-                log_loss_imitation(first[2] + second[k + 1], first[2] + second[k])
-            )
-        assert logs == pytest.approx(expected, rel=1e-4)
-
-    def test_the_lower_loss_of_one_moves_nothing_in_the_other(self) -> None:
-        without, strong = self.model(dependent_loss_weight=0.0), self.model(dependent_loss_weight=9.0)
-        for model in (without, strong):
-            model.train_on_batch(IDS, LABELS)
-        a, b = weights_by_name(without), weights_by_name(strong)
-        differing = {path for path in a if not np.allclose(a[path], b[path], rtol=0, atol=1e-6)}
-        assert differing == {"first/linear", "first/bias", "first/dependent_1", "first/dependent_2"}
-
-    def test_one_of_them_has_one_level(self) -> None:
-        ids = keras.Input((4,), dtype="int32", name="ids")
-        flat = make_layer("flat", plan=kr.RankPlan([1] * PLAN.num_features, ranks=(2,)))(ids)
-        model = kr.RaFMModel(ids, keras.layers.Add()([flat, make_layer("deep")(ids)]))
-        model.compile("sgd", LOGITS_LOSS, run_eagerly=True)
-        assert set(model.fit(IDS, LABELS, verbose=0).history) == {
-            "loss",
-            "deep_dependent_loss_1",
-            "deep_dependent_loss_2",
-        }
 
 
 def test_a_plain_model_of_the_same_layers_adds_its_own_lower_loss() -> None:
