@@ -1,4 +1,4 @@
-"""Set-up that every test runs under."""
+"""Set-up of every test."""
 
 import os
 
@@ -9,18 +9,18 @@ import keras
 import pytest
 import tensorflow as tf
 
-# Two devices on one CPU, so that distribution strategies have something to distribute over. Must come before any operation.
+# Two devices on one CPU, for tests of distribution strategies. This must come before the first operation.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
 )
 
-# The same examples in every run: a failure can be repeated, a pass is not luck.
+# Every run uses the same examples, so that failures can be reproduced.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
 def _fresh_keras_state() -> None:
-    """Names, seeds and graphs of one test don't depend on the tests before it."""
-    keras.backend.clear_session(free_memory=False)  # collecting garbage would take most of the time of a short test
+    """Reset Keras, so that names, seeds and graphs of a test don't depend on earlier tests."""
+    keras.backend.clear_session(free_memory=False)  # collecting garbage takes longer than a short test
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""Tables that are read whole in training (`max_dense_rows`) against tables that are read by rows."""
+"""Tables that training reads whole (`max_dense_rows`), compared with tables that it reads by rows."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import keras_rafm as kr
 pytestmark = pytest.mark.one_tensorflow
 
 PLAN = kr.RankPlan([3, 1, 2, 2, 1, 4, 1, 1, 2, 4, 3, 1], ranks=(2, 3, 4, 40))
-#: No level, one, two, three, all of them: 12, 7, 4 and 2 features are of level 1, 2, 3 and 4 or above.
+#: These read no level whole, then one, two, three and four: 12, 7, 4 and 2 features have at least level 1, 2, 3 and 4.
 DENSE_ROWS = (0, 2, 5, 11, 12)
 SAMPLES = [
     [(0, 1.0), (1, 0.5), (5, -2.0), (9, 1.0)],
@@ -28,21 +28,21 @@ SAMPLES = [
 
 
 def gradients(layer: kr.RaFMLayer, inputs: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """The score in training, and the gradient of something that depends on it with respect to every weight."""
+    """Return the score in training, and the gradients of a loss that depends on it, by the name of the weight."""
     with tf.GradientTape() as tape:
         score = layer(inputs, training=True)
         loss = tf.reduce_sum(score * tf.cast(tf.range(1, tf.shape(score)[0] + 1)[:, None], score.dtype))
         loss += tf.cast(sum(layer.losses), score.dtype)
-    found = tape.gradient(loss, layer.trainable_variables)
-    return score.numpy(), dict(zip([variable.name for variable in layer.trainable_variables], found, strict=True))
+    values = tape.gradient(loss, layer.trainable_variables)
+    return score.numpy(), dict(zip([variable.name for variable in layer.trainable_variables], values, strict=True))
 
 
 def assert_same_as_by_rows(plan: kr.RankPlan, max_dense_rows: int, inputs: Any) -> None:
     by_rows, whole = (large_random_layer(plan, dtype="float64", max_dense_rows=number) for number in (0, max_dense_rows))
-    (score, expected), (own_score, found) = gradients(by_rows, inputs), gradients(whole, inputs)
-    np.testing.assert_allclose(own_score, score, rtol=1e-10, atol=1e-10)
+    (score, expected), (score_of_whole, actual) = gradients(by_rows, inputs), gradients(whole, inputs)
+    np.testing.assert_allclose(score_of_whole, score, rtol=1e-10, atol=1e-10)
     for name, gradient in expected.items():
-        other = tf.convert_to_tensor(found[name])
+        other = tf.convert_to_tensor(actual[name])
         np.testing.assert_allclose(other, tf.convert_to_tensor(gradient), rtol=1e-9, atol=1e-9, err_msg=name)
 
 
@@ -65,25 +65,25 @@ def test_any_plan_and_any_ids(levels: list[int], rows: list[list[int]], max_dens
 
 @pytest.mark.parametrize("max_dense_rows", DENSE_ROWS)
 def test_kinds_of_gradients(max_dense_rows: int) -> None:
-    """Dense for whole tables, `IndexedSlices` for all others, and outside of training for all."""
+    """Gradients are dense for whole tables and `IndexedSlices` for others; outside training, for all tables."""
     layer = large_random_layer(PLAN, max_dense_rows=max_dense_rows)
     ids = build_input(KINDS_WITHOUT_VALUES[0], SAMPLES, PLAN.num_features)
-    _, found = gradients(layer, ids)
+    _, actual = gradients(layer, ids)
     ends = {"linear": 12, "free_1": 12, "free_2": 7, "free_3": 4, "free_4": 2}
     ends |= {"dependent_1": 7, "dependent_2": 4, "dependent_3": 2}
     for name, end in ends.items():
-        assert isinstance(found[name], tf.IndexedSlices) == (end > max_dense_rows), name
+        assert isinstance(actual[name], tf.IndexedSlices) == (end > max_dense_rows), name
     with tf.GradientTape() as tape:
         score = layer(ids)
     for gradient in tape.gradient(score, [layer.linear_weights, *layer.free_tables]):
         assert isinstance(gradient, tf.IndexedSlices)
 
 
-def test_batch_penalties_are_over_what_the_batch_reads() -> None:
-    """So with them nothing is read whole."""
+def test_batch_penalties_are_over_the_rows_in_the_batch() -> None:
+    """With such penalties, training reads no table whole."""
     layer = large_random_layer(PLAN, factors_l2=0.5, factors_l2_scope="batch")
-    _, found = gradients(layer, np.array([[0, 1]]))
-    assert all(isinstance(gradient, tf.IndexedSlices) for name, gradient in found.items() if name != "bias")
+    _, actual = gradients(layer, np.array([[0, 1]]))
+    assert all(isinstance(gradient, tf.IndexedSlices) for name, gradient in actual.items() if name != "bias")
 
 
 def trained(optimizer: keras.optimizers.Optimizer, max_dense_rows: int, run_eagerly: bool = False) -> list[np.ndarray]:
@@ -113,8 +113,8 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
     ],
     ids=["sgd", "adagrad", "ftrl", "keras_adam"],
 )
-def test_optimizers_that_leave_idle_rows_alone(optimizer: Callable[[], Any]) -> None:
-    """And those that move them in any case: reading whole changes nothing but speed."""
+def test_optimizers_that_treat_rows_alike_either_way(optimizer: Callable[[], Any]) -> None:
+    """These never change idle rows, or (Adam of Keras) always do. Reading tables whole changes only the speed."""
     by_rows = trained(optimizer(), 0)
     for max_dense_rows in DENSE_ROWS[1:]:
         assert_same(trained(optimizer(), max_dense_rows), by_rows)
@@ -128,7 +128,7 @@ def test_lazy_adam_is_adam_on_whole_tables(run_eagerly: bool) -> None:
 
 
 def test_idle_decay_of_whole_tables_is_that_of_adamw() -> None:
-    """Factors decay in every step, linear weights and the bias don't."""
+    """Factors decay in every step. Linear weights and the bias don't."""
     lazy = kr.optimizers.LazyAdam(0.05, idle_decay=0.4, epsilon=1e-3)
     dense = keras.optimizers.AdamW(0.05, weight_decay=0.4, epsilon=1e-3)
     dense.exclude_from_weight_decay(var_names=["linear", "bias"])
@@ -150,7 +150,7 @@ def test_whole_tables_have_no_marks() -> None:
 
 
 def test_a_step_that_reads_a_whole_table_by_rows_decays_it_all_the_same() -> None:
-    """As in a loop of one's own that calls the layer without `training=True`."""
+    """A custom training loop may call the layer without `training=True`."""
     layer = large_random_layer(kr.RankPlan([1, 1, 1], ranks=(2,)))
     optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=2.0)
     before = dict(zip(*layer.factors(1), strict=True))
@@ -180,7 +180,7 @@ def dense_rows_model(max_dense_rows: Any, optimizer: keras.optimizers.Optimizer,
     ids = keras.Input((2,), dtype="int32", name="ids")
     normal = keras.initializers.RandomNormal(stddev=0.3)
     options |= {"factors_initializer": normal, "seed": 3, "max_dense_rows": max_dense_rows}
-    # In float32 Adam makes whole steps of what rounding leaves of gradients.
+    # In float32, Adam would amplify the rounding errors of gradients that should be zero.
     layer = kr.RaFMLayer(PLAN, dtype="float64", **options)
     model = kr.RaFMModel({"ids": ids}, layer(ids))
     model.compile(optimizer, "mse")
@@ -198,14 +198,14 @@ def weights_of_arrays(max_dense_rows: int, size: int) -> list[np.ndarray]:
     return weights_after_fit(max_dense_rows, BATCHES["arrays"](size))
 
 
-def are_close(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
-    return all(np.allclose(one, other, atol=1e-5) for one, other in zip(some, others, strict=True))
+def are_close(weights: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.allclose(weight, other, atol=1e-5) for weight, other in zip(weights, others, strict=True))
 
 
 @pytest.mark.parametrize("way", BATCHES)
-@pytest.mark.parametrize(("size", "max_dense_rows"), [(3, 2), (4, 4), (12, 8192)])  # 12, 7, 4 and 2 slots in each level
+@pytest.mark.parametrize(("size", "max_dense_rows"), [(3, 2), (4, 4), (12, 8192)])  # the levels have 12, 7, 4 and 2 slots
 def test_auto_reads_tables_whole_with_two_occurrences_per_row(way: str, size: int, max_dense_rows: int) -> None:
-    """Under `LazyAdam` tables that are read whole train otherwise: their idle rows move."""
+    """`LazyAdam` changes the idle rows of tables that are read whole, so the weights show how tables were read."""
     weights = weights_after_fit("auto", BATCHES[way](size))
     same = [rows for rows in (0, 2, 4, 8192) if are_close(weights, weights_of_arrays(rows, size))]
     assert same == [8192 if way == "unknown" else max_dense_rows]
@@ -217,8 +217,8 @@ def test_auto_with_penalties_over_whole_tables() -> None:
     assert are_close(auto, whole)
 
 
-def test_batches_of_many_sizes_one_after_the_other() -> None:
-    """For Adagrad with decay it makes no difference how tables are read, so it may change."""
+def test_batches_of_changing_size() -> None:
+    """The way that tables are read may change. For Adagrad with decay, it makes no difference."""
     weights = []
     for max_dense_rows in ("auto", 0, 8192):
         model = dense_rows_model(max_dense_rows, kr.optimizers.SparseAdagrad(0.1, idle_decay=1.0))
@@ -253,8 +253,8 @@ def test_bad_ids() -> None:
 
 
 @pytest.mark.parametrize("max_dense_rows", [2, 5])
-def test_rows_of_partly_whole_tables_that_nobody_reads(max_dense_rows: int) -> None:
-    """Their gradients hold all rows of the head, and yet `LazyAdam` moves only those that a batch reads."""
+def test_idle_rows_of_tables_that_cover_more_than_the_head(max_dense_rows: int) -> None:
+    """The gradients hold all rows of the head, but `LazyAdam` updates only the rows in the batch."""
     layer = large_random_layer(PLAN, max_dense_rows=max_dense_rows)
     optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=0.0)
     for ids in ([[9, 5, 1]], [[1, 4, 6]]):
@@ -266,7 +266,7 @@ def test_rows_of_partly_whole_tables_that_nobody_reads(max_dense_rows: int) -> N
     assert moved.tolist() == [1, 4, 6]
 
 
-def test_gradients_are_those_of_the_weights_in_the_forward_pass() -> None:
+def test_gradients_use_the_weights_of_the_forward_pass() -> None:
     layer = large_random_layer(PLAN)
     with tf.GradientTape(persistent=True) as tape:
         score = tf.reduce_sum(layer(np.array([[0, 5, 9], [1, 2, 3]]), training=True))
@@ -278,14 +278,14 @@ def test_gradients_are_those_of_the_weights_in_the_forward_pass() -> None:
 
 
 def test_16_bit_tables_are_read_by_rows() -> None:
-    """The decay of one step is less than half of the last digit of a weight: only what has piled up can be told apart."""
+    """The decay of one step is lost in the rounding of 16-bit weights. Pending decay of many steps is not."""
     layer = large_random_layer(PLAN, dtype="bfloat16")
-    _, found = gradients(layer, np.array([[0, 1]]))
-    assert isinstance(found["free_1"], tf.IndexedSlices)
+    _, actual = gradients(layer, np.array([[0, 1]]))
+    assert isinstance(actual["free_1"], tf.IndexedSlices)
 
 
-def test_inference_does_not_read_tables_by_rows_that_training_reads_whole() -> None:
-    """TensorFlow would copy them whenever training reads them from then on."""
+def test_inference_reads_tables_whole_that_training_reads_whole() -> None:
+    """If inference read them by rows, TensorFlow would copy them in every later training step."""
     layer = kr.RaFMLayer(PLAN, max_dense_rows=7)
     layer(np.array([[0, 1]]), training=True)
     graph = tf.function(lambda ids: layer(ids)).get_concrete_function(tf.TensorSpec([None, 2], tf.int32)).graph

@@ -1,4 +1,4 @@
-"""`RaFMModel.fit` on two devices (`tf.distribute.MirroredStrategy`) against one."""
+"""`RaFMModel.fit` on two devices (`tf.distribute.MirroredStrategy`), compared with one device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +24,9 @@ def build(loss: Any, optimizer: keras.optimizers.Optimizer, plain: bool = False,
     normal = keras.initializers.RandomNormal(stddev=0.4)
     score = kr.RaFMLayer(PLAN, factors_initializer=normal, seed=5, name="rafm", **options)(ids)
     deep = keras.layers.Dense(1, kernel_initializer=keras.initializers.RandomNormal(seed=4), name="deep")(inputs)
-    made = (keras.Model if plain else kr.RaFMModel)([ids, inputs], keras.layers.Add()([score, deep]))
-    made.compile(optimizer, loss, metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
-    return made
+    model = (keras.Model if plain else kr.RaFMModel)([ids, inputs], keras.layers.Add()([score, deep]))
+    model.compile(optimizer, loss, metrics=[keras.metrics.MeanAbsoluteError(name="mae")])
+    return model
 
 
 def batches(size: int) -> tf.data.Dataset:
@@ -63,7 +63,7 @@ def test_two_devices_train_as_one_with_l2_over_tables() -> None:
 
 @pytest.mark.parametrize("max_dense_rows", [0, 5])
 def test_two_devices_train_as_one_on_sparse_gradients(max_dense_rows: int) -> None:
-    """A feature in the batches of both devices: Keras optimizers are wrong on indices that repeat."""
+    """Features are in the batches of both devices, and updates of Keras optimizers are wrong for repeated rows."""
     both = [np.intersect1d(IDS[start : start + 5], IDS[start + 5 : start + 10]) for start in range(0, 40, 10)]
     assert all(np.any(ids >= 0) for ids in both)
     assert_two_devices_train_as_one(
@@ -81,7 +81,7 @@ def test_two_devices_train_as_one_on_whole_tables() -> None:
 
 
 def test_uneven_last_batch_is_weighted_as_in_keras() -> None:
-    """Of 7 samples one device gets 4, the other 3, and Keras takes the mean of the two means."""
+    """One device gets 4 of the 7 samples and the other gets 3. Keras takes the mean of the two means."""
     models = []
     for plain in (False, True):
         with strategy_of(2).scope():
@@ -101,8 +101,8 @@ def test_float_ids_are_refused() -> None:
 
 
 @pytest.mark.parametrize("max_dense_rows", [0, 9])
-def test_a_plain_model_too_trains_two_devices_as_one(max_dense_rows: int) -> None:
-    """Its `train_step` is Keras' own, which does not merge sparse gradients over devices: the layer gives it dense ones."""
+def test_two_devices_train_a_plain_model_as_one(max_dense_rows: int) -> None:
+    """Keras's `train_step` does not merge sparse gradients of several devices, so the layer gives it dense ones."""
     models = []
     for devices in (1, 2):
         with strategy_of(devices).scope():

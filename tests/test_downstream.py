@@ -1,4 +1,4 @@
-"""The part of a model below the RaFM score: level outputs are the model's own with `ŷ_k` in place of `ŷ_m`."""
+"""The downstream part of a model: the level outputs are the outputs of the model with `ŷ_k` in place of `ŷ_m`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ IDS = GENERATOR.integers(-1, PLAN.num_features, (16, 4)).astype("int32")
 DENSE = GENERATOR.normal(size=(16, 3)).astype("float32")
 INPUTS = {"ids": IDS, "dense": DENSE}
 LABELS = GENERATOR.integers(0, 2, (16, 1)).astype("float32")
-#: What the lower losses may move; the linear term and the bias are the layer's, not the model's below.
+#: The weights that the lower losses may change: the dependent factors, linear weights and bias of the layer.
 OF_THE_LOWER_LOSS = {"rafm/linear", "rafm/bias", "rafm/dependent_1", "rafm/dependent_2"}
 
 Build = Callable[[Any, Any, Any], Any]
@@ -34,7 +34,7 @@ def dense(units: int, seed: int, **options: Any) -> keras.layers.Dense:
 
 @keras.saving.register_keras_serializable(package="tests")
 class AddsLoss(keras.layers.Layer):
-    """Passes its input on and adds its mean square as a loss."""
+    """Return the input, and add its mean square as a loss."""
 
     def call(self, inputs: Any) -> Any:
         self.add_loss(0.3 * keras.ops.mean(keras.ops.square(inputs)))
@@ -47,7 +47,7 @@ def wide_and_deep(score: Any, ids: Any, inputs: Any) -> Any:
 
 
 def deep_fm(score: Any, ids: Any, inputs: Any) -> Any:
-    """The deep part reads the same ids, through an embedding of its own."""
+    """The deep part reads the same ids through its own embedding."""
     embedded = keras.layers.Embedding(PLAN.num_features + 1, 2, embeddings_initializer=normal(1), name="deep")(ids + 1)
     deep = dense(1, 2, name="deep_top")(keras.layers.Flatten(name="flat")(embedded))
     return keras.ops.sigmoid(score + deep)
@@ -75,7 +75,7 @@ def operations(score: Any, ids: Any, inputs: Any) -> Any:
 
 
 def shared_layer(score: Any, ids: Any, inputs: Any) -> Any:
-    """One layer above and below the cut."""
+    """One layer is used both upstream and downstream of the cut."""
     scale = dense(1, 1, name="scale", activation="tanh")
     return keras.layers.Activation("sigmoid", name="p")(
         keras.layers.Add(name="sum")([scale(score), scale(inputs[:, :1]), score])
@@ -125,11 +125,11 @@ def weights_by_path(model: keras.Model) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 class TestEveryKind:
-    def test_dependent_losses_are_those_of_the_level_outputs(self, build: Build) -> None:
+    def test_dependent_losses_follow_from_the_level_outputs(self, build: Build) -> None:
         model = rafm_model(build, learning_rate=0.0)
         scores = model.get_layer("rafm").level_scores(IDS).numpy().T[:, :, None]
 
-        # f, written as a model of its own with a plain input in place of the score, the weights copied by name.
+        # The downstream part f as a separate model, with an input in place of the score and weights copied by name.
         score, ids, inputs = keras.Input((1,)), keras.Input((4,), dtype="int32"), keras.Input((3,))
         below = keras.Model([score, ids, inputs], build(score, ids, inputs))
         values = weights_by_path(model)
@@ -142,8 +142,8 @@ class TestEveryKind:
         assert logs["dependent_loss_2"] == pytest.approx(cross_entropy(three, two), rel=1e-4)
         assert abs(cross_entropy(two, one) - cross_entropy(two, two)) > 1e-4
 
-    def test_lower_losses_move_nothing_else(self, build: Build) -> None:
-        """Against a plain Keras model whose layer adds no lower loss."""
+    def test_lower_losses_change_nothing_else(self, build: Build) -> None:
+        """Compare with a plain Keras model whose layer adds no lower loss."""
         model = rafm_model(build, dependent_loss_weight=20.0)
         plain = keras.Model(*graph(build, dependent_loss_weight=0.0))
         plain.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", run_eagerly=True)
@@ -159,7 +159,7 @@ class TestEveryKind:
             for path, value in weights_by_path(model).items()
             if not np.allclose(value, expected[path], rtol=0, atol=1e-6)
         }
-        # Batch normalisation takes out the bias, so its gradient is zero.
+        # Batch normalisation subtracts the bias again, so the gradient of the bias is zero.
         assert differing == OF_THE_LOWER_LOSS - ({"rafm/bias"} if build is normalized else set())
         moved = {path for path, value in weights_by_path(model).items() if not np.array_equal(value, before[path])}
         assert moved >= {weight.path for weight in model.trainable_weights if not weight.path.startswith("rafm/")}
@@ -174,7 +174,7 @@ class TestEveryKind:
             assert logs["loss"] == pytest.approx(plain.train_on_batch(INPUTS, LABELS), rel=1e-5)
         assert model.test_on_batch(INPUTS, LABELS) == pytest.approx(plain.test_on_batch(INPUTS, LABELS), rel=1e-5)
 
-    def test_the_graph_is_as_the_user_made_it(self, build: Build, tmp_path: Path) -> None:
+    def test_the_graph_is_unchanged(self, build: Build, tmp_path: Path) -> None:
         inputs, outputs = graph(build)
         plain = keras.Model(inputs, outputs)
         names, config = [layer.name for layer in plain.layers], plain.get_config()
@@ -254,7 +254,7 @@ class TestDropout:
         assert not np.array_equal(seeds[0], before)
 
     def test_a_level_and_its_target_see_the_same_units(self) -> None:
-        """Else the lower loss would be mostly the noise between two masks."""
+        """Otherwise the lower loss would mostly measure the difference between two dropout masks."""
         ids = np.array([[0, 1, 4, 6], [2, 1, 7, -1], [5, 4, -1, -1]], "int32")  # ŷ_1 = ŷ_2 = ŷ_3
         model = rafm_model(dropped, dependent_gradient="lower", dependent_loss_weight=50.0, factors_l2=0.0)
         scores = model.get_layer("rafm").level_scores(ids).numpy()
@@ -264,7 +264,7 @@ class TestDropout:
         for path in ("rafm/dependent_1", "rafm/dependent_2"):
             np.testing.assert_allclose(weights_by_path(model)[path], before[path], rtol=0, atol=1e-6)
 
-    def test_weights_below_take_the_upper_gradient_alone(self) -> None:
+    def test_downstream_weights_take_the_upper_gradient_alone(self) -> None:
         model, plain = (
             rafm_model(dropped, dependent_loss_weight=20.0),
             keras.Model(*graph(dropped, dependent_loss_weight=0.0)),
@@ -278,8 +278,8 @@ class TestDropout:
                 np.testing.assert_allclose(value, expected[path], rtol=0, atol=1e-6, err_msg=path)
 
 
-def test_dependent_factors_get_the_gradient_through_the_part_below() -> None:
-    """Mode "lower": a step of dependent_1 against finite differences of its loss."""
+def test_dependent_factors_get_the_gradient_through_the_downstream_part() -> None:
+    """In mode "lower", compare a step of dependent_1 with finite differences of its loss."""
     weights = (1000.0, 2.0)
     model = rafm_model(
         concatenated, learning_rate=1.0, dependent_gradient="lower", dependent_loss_weight=weights, factors_l2=0.0

@@ -1,4 +1,4 @@
-"""What `RaFMModel.fit` reads through one iterator, against what Keras reads through two per epoch."""
+"""`RaFMModel.fit`, which reads all epochs from one iterator, compared with Keras, which uses two per epoch."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def ragged_batches() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((ragged, LABELS)).batch(BATCH_SIZE)
 
 
-def of_unknown_length() -> tf.data.Dataset:
+def batches_of_unknown_length() -> tf.data.Dataset:
     return batches().filter(lambda ids, labels: True)
 
 
@@ -78,7 +78,7 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
     "dataset": lambda: {"x": batches()},
     "dataset of ragged ids": lambda: {"x": ragged_batches()},
     "dataset, class weights": lambda: {"x": batches(), "class_weight": {0: 0.5, 1: 3.0}},
-    "dataset of unknown length": lambda: {"x": of_unknown_length()},
+    "dataset of unknown length": lambda: {"x": batches_of_unknown_length()},
     "endless dataset": lambda: {"x": batches().repeat(), "steps_per_epoch": 3},
     "PyDataset": lambda: {"x": Batches(workers=1, use_multiprocessing=False)},
     "generator": lambda: {"x": generator(), "steps_per_epoch": 2},
@@ -93,7 +93,7 @@ WAYS: dict[str, Callable[[], dict[str, Any]]] = {
         ("arrays", 1),
         ("dataset of unknown length", 1),
         ("generator", 1),
-    ],  # two don't divide three
+    ],  # an epoch has three steps, which two does not divide
 )
 def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
     ours, theirs = make_model(steps_per_execution), make_model(steps_per_execution)
@@ -109,7 +109,7 @@ def test_reads_what_keras_reads(way: str, steps_per_execution: int) -> None:
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2, 3, 5])
-def test_no_step_too_many_and_none_too_few(steps_per_execution: int) -> None:
+def test_an_epoch_has_the_right_number_of_steps(steps_per_execution: int) -> None:
     model = make_model(steps_per_execution, run_eagerly=False)
     model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=3, verbose=0)
     assert model.optimizer.iterations.numpy() == 9
@@ -126,7 +126,7 @@ def test_structures_of_arrays(kind: str, x: Any) -> None:
 
 
 class Recorder(kr.RaFMModel):
-    """Keeps the labels of every step, which here are the numbers of the samples."""
+    """Records the labels of every step. In these tests a label is the number of its sample."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         self.seen.append(data[1].numpy())
@@ -149,7 +149,7 @@ def epochs_seen(seed: int, shuffle: bool = True) -> np.ndarray:
     return np.concatenate(model.seen).reshape(4, 23)
 
 
-def test_every_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_has_every_sample_once_in_a_new_order() -> None:
     epochs = epochs_seen(0)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(23), (4, 1)))
     assert len(np.unique(epochs, axis=0)) == 4
@@ -165,17 +165,17 @@ def test_samples_keep_their_order_without_shuffle() -> None:
 
 
 @pytest.mark.parametrize("class_weight", [None, {0: 0.5, 1: 3.0}])
-@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
+@pytest.mark.parametrize("steps_per_execution", [1, 2])  # an epoch has three steps
 def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_execution: int, class_weight: Any) -> None:
     starts = []
 
-    def note(number: np.ndarray) -> np.ndarray:
+    def record_start(number: np.ndarray) -> np.ndarray:
         if number == 0:
             starts.append(number)
         return number
 
     def counted(number: tf.Tensor, batch: Any) -> Any:
-        with tf.control_dependencies([tf.numpy_function(note, [number], tf.int64)]):
+        with tf.control_dependencies([tf.numpy_function(record_start, [number], tf.int64)]):
             return tf.nest.map_structure(tf.identity, batch)
 
     dataset = batches().enumerate().map(counted)
@@ -186,8 +186,8 @@ def test_a_dataset_is_read_once_per_epoch_and_not_ahead_of_it(steps_per_executio
     assert len(starts) == 3
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 2])  # two do not divide three
-def test_samples_have_the_orders_of_as_many_iterations(steps_per_execution: int) -> None:
+@pytest.mark.parametrize("steps_per_execution", [1, 2])  # an epoch has three steps
+def test_samples_are_in_the_same_orders_as_without_fit(steps_per_execution: int) -> None:
     ids = keras.Input((3,), dtype="int32", name="ids")
     model = Recorder({"ids": ids}, kr.RaFMLayer(PLAN)(ids))
     model.seen = []
@@ -201,8 +201,8 @@ def test_samples_have_the_orders_of_as_many_iterations(steps_per_execution: int)
         return np.concatenate([labels for _, labels in dataset.as_numpy_iterator()]).ravel().tolist()
 
     fitted, read = shuffled(), shuffled()
-    for epochs in (2, 3):  # reading ahead must not take the order of a later epoch
-        model.fit(fitted, epochs=epochs, verbose=0)  # and Keras has nothing to warn of
+    for epochs in (2, 3):  # reading ahead must not use up the order of a later epoch
+        model.fit(fitted, epochs=epochs, verbose=0)  # Keras must not warn of `shuffle`
     assert [len(labels) for labels in model.seen] == 5 * [8, 8, 7]
     expected = [labels(read) for _ in range(6)]
     np.testing.assert_array_equal(np.concatenate(model.seen).reshape(5, 23), expected[:5])
@@ -222,22 +222,22 @@ def test_other_ways_to_train_after_fit(run_eagerly: bool) -> None:
     assert ours.optimizer.iterations.numpy() == theirs.optimizer.iterations.numpy() == 12
 
 
-def test_a_train_function_of_ones_own_is_used() -> None:
+def test_make_train_function_of_a_subclass_is_used() -> None:
     calls = []
 
-    class OwnFunction(kr.RaFMModel):
+    class CountsCalls(kr.RaFMModel):
         def make_train_function(self, force: bool = False) -> None:
             super().make_train_function(force)
-            of_keras = self.train_function
+            train_function = self.train_function
 
             def counting(iterator: tf.data.Iterator) -> Any:
                 calls.append(iterator)
-                return of_keras(iterator)
+                return train_function(iterator)
 
             self.train_function = counting
 
     ids = keras.Input((3,), dtype="int32")
-    model = OwnFunction(ids, kr.RaFMLayer(PLAN)(ids))
+    model = CountsCalls(ids, kr.RaFMLayer(PLAN)(ids))
     model.compile(keras.optimizers.SGD(0.0), "mse", steps_per_execution=2)
     model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
     assert len(calls) == 4
@@ -274,7 +274,7 @@ model.fit({"ids": np.zeros((4_000_000, 1), "int32")}, np.zeros(4_000_000, "float
 """
 
 
-def test_a_stopped_fit_takes_its_orders_all_the_same() -> None:
+def test_a_stopped_fit_uses_up_the_orders_of_all_epochs() -> None:
     ids = keras.Input((3,), dtype="int32", name="ids")
     model = Recorder({"ids": ids}, kr.RaFMLayer(PLAN)(ids))
     model.seen = []
@@ -294,8 +294,8 @@ def test_a_stopped_fit_takes_its_orders_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
-def test_training_goes_on_where_a_backup_says(steps_per_execution: int, tmp_path: Path) -> None:
-    """Keras starts at the epoch of the backup, whatever `initial_epoch` is."""
+def test_training_continues_from_a_backup(steps_per_execution: int, tmp_path: Path) -> None:
+    """Keras continues at the epoch of the backup and ignores `initial_epoch`."""
 
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -330,11 +330,11 @@ def test_callbacks_that_train_on_other_data(run_eagerly: bool) -> None:
 def test_a_train_function_that_is_set_is_used() -> None:
     model = make_model(2, run_eagerly=False)
     model.make_train_function()
-    of_keras, calls = model.train_function, []
+    train_function, calls = model.train_function, []
 
     def counting(iterator: Any) -> Any:
         calls.append(iterator)
-        return of_keras(iterator)
+        return train_function(iterator)
 
     model.train_function = counting
     model.fit(IDS, LABELS, batch_size=BATCH_SIZE, epochs=2, verbose=0)
@@ -342,7 +342,7 @@ def test_a_train_function_that_is_set_is_used() -> None:
     assert model.optimizer.iterations.numpy() == 6
 
 
-def test_layers_frozen_after_compile_are_frozen_by_force() -> None:
+def test_make_train_function_with_force_freezes_layers() -> None:
     model = make_model(2, run_eagerly=False)
     how: dict[str, Any] = {"batch_size": BATCH_SIZE, "verbose": 0}
     model.fit(IDS, LABELS, **how)
@@ -355,11 +355,11 @@ def test_layers_frozen_after_compile_are_frozen_by_force() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_process_ends_while_the_next_order_is_drawn() -> None:
+def test_a_process_can_end_while_the_next_order_is_drawn() -> None:
     subprocess.run([sys.executable, "-c", STOPPED_NEAR_THE_END_OF_AN_EPOCH], check=True, timeout=120, capture_output=True)
 
 
-def test_training_stopped_in_the_midst_of_an_epoch_starts_anew() -> None:
+def test_after_a_stopped_epoch_fit_starts_at_the_first_sample() -> None:
     model = recorder()
 
     class Stop(keras.callbacks.Callback):
@@ -397,7 +397,7 @@ def test_progress_bar_knows_the_number_of_batches(capsys: pytest.CaptureFixture[
         ({"x": IDS, "y": LABELS, "sample_weight": WEIGHTS, "class_weight": {0: 1.0}}, "at the same time"),
     ],
 )
-def test_what_does_not_fit_is_left_to_keras_to_refuse(data: dict[str, Any], message: str) -> None:
+def test_keras_refuses_inconsistent_data(data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_model().fit(**data, verbose=0)
 

@@ -1,8 +1,8 @@
-"""One optimizer step against finite differences of the stated losses, weight by weight.
+"""One optimizer step, compared with finite differences of the stated losses for every weight.
 
-The expectation is written down independently of the library: NumPy, float64, a double loop over pairs. The upper loss is
-`L(y, ŷ_m)` as a function of all weights; the lower loss of level k is `L(f(ŷ_{k+1}), f(ŷ_k))` as a function of the
-dependent factors of level k, `w` and `b` alone, at the initial value of everything else, the target included.
+The expected values come from independent code in NumPy and float64, with a double loop over pairs of features. The upper
+loss is `L(y, ŷ_m)` as a function of all weights. The lower loss of level k is `L(f(ŷ_{k+1}), f(ŷ_k))` as a function of the
+dependent factors of level k, `w` and `b`. Everything else in it, including the target, has its initial value.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def cross_entropy(target: np.ndarray, logit: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, logit) - target * logit
 
 
-#: name -> (compiled loss, whether the model ends in a sigmoid, upper loss of (y, score), lower loss of (next score, score))
+#: Name -> compiled loss, whether the model ends in a sigmoid, upper loss of (y, score), lower loss of (next score, score).
 LOSSES: dict[str, tuple[keras.losses.Loss, bool, Callable, Callable]] = {
     "logits": (
         keras.losses.BinaryCrossentropy(from_logits=True),
@@ -68,7 +68,7 @@ LOSSES: dict[str, tuple[keras.losses.Loss, bool, Callable, Callable]] = {
 
 
 def level_score(weights: Weights, level: int) -> np.ndarray:
-    """`ŷ_level` of every sample by a double loop over pairs."""
+    """Return `ŷ_level` of every sample, computed by a double loop over pairs."""
     scores = []
     for ids, values in zip(IDS, VALUES, strict=True):
         occurrences = [(i, x) for i, x in zip(ids, values, strict=True) if i >= 0]
@@ -93,7 +93,7 @@ def upper_loss(weights: Weights, loss: str, l2: float) -> float:
 
 
 def lower_loss(weights: Weights, initial: Weights, level: int, loss: str) -> float:
-    """Only the dependent factors of the level, `w` and `b` follow `weights`."""
+    """Return the lower loss of a level. Of `weights`, only the dependent factors of the level, `w` and `b` are used."""
     variable = (f"dependent_{level}", "linear", "bias")
     mixed = {name: (weights if name in variable else initial)[name] for name in weights}
     target = level_score(initial, level + 1)
@@ -113,7 +113,7 @@ def finite_differences(function: Callable[[Weights], float], weights: Weights, n
 
 
 def read_weights(layer: kr.RaFMLayer) -> Weights:
-    """All weights by feature id; rows of features that a table does not hold are zero."""
+    """Return all weights by feature id. Rows of features that are not in a table are zero."""
     weights = {"linear": layer.linear(), "bias": np.array(layer.bias())}
     for level, rank in enumerate(RANKS, start=1):
         ids, matrix = layer.factors(level)
@@ -125,7 +125,7 @@ def read_weights(layer: kr.RaFMLayer) -> Weights:
 
 
 def one_step(loss: str, mode: str, l2: float = 0.0) -> tuple[Weights, Weights]:
-    """Weights before one step of gradient descent with rate 1, and the gradient that it took."""
+    """Return the weights before one step of gradient descent with rate 1, and the gradient of that step."""
     compiled, ends_in_sigmoid, _, _ = LOSSES[loss]
     layer = kr.RaFMLayer(
         kr.RankPlan(LEVELS, RANKS),
@@ -168,7 +168,7 @@ def test_step_equals_finite_differences_of_the_stated_losses(loss: str, mode: st
             assert np.abs(expected).max() > 1e-3, f"{name} has no gradient to speak of: the test would show nothing"
 
 
-def test_l2_over_the_tables_pulls_every_row_also_those_not_in_the_batch() -> None:
+def test_l2_over_tables_acts_on_idle_rows_too() -> None:
     weights, gradients = one_step("logits", "both", l2=0.05)
     _, without = one_step("logits", "both")
     for name in weights:
@@ -177,7 +177,7 @@ def test_l2_over_the_tables_pulls_every_row_also_those_not_in_the_batch() -> Non
 
 
 def test_perfect_imitation_has_no_gradient() -> None:
-    """Where every level score equals the next, the lower losses are at their minimum whatever their weight."""
+    """If every level score equals the next one, the lower losses are at their minimum for any weight."""
     ids = keras.Input((2,), dtype="int32")
     layer = kr.RaFMLayer(kr.RankPlan([2, 2, 1], (1, 2)), dependent_loss_weight=1e3, factors_l2=0.0)
     model = kr.RaFMModel(ids, layer(ids))
@@ -191,7 +191,7 @@ def test_perfect_imitation_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("has_values", [False, True])
 def test_gradients_of_gradients(has_values: bool) -> None:
-    """The score is quadratic in the factors, so its gradient is linear in them."""
+    """The gradient of the score is linear in the factors, because the score is quadratic in them."""
     layer = kr.RaFMLayer(kr.RankPlan(LEVELS, RANKS), seed=1)
     inputs = {"ids": IDS, "values": VALUES} if has_values else IDS
     layer(inputs)

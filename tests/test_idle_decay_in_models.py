@@ -68,7 +68,7 @@ class TestTraining:
             train(model, range(6))
         assert_same_weights(*(weights_of(model) for model in models))
 
-    def test_learning_rate_set_in_between(self) -> None:
+    def test_learning_rate_changed_during_training(self) -> None:
         models = [build(lazy_adam()), build(EveryRowInEveryStep())]
         for model in models:
             for batch, rate in zip(range(6), (0.1, 0.3, 0.0, 0.02, 0.2, 0.1), strict=True):
@@ -77,7 +77,7 @@ class TestTraining:
         assert_same_weights(*(weights_of(model) for model in models))
 
     def test_what_decays(self) -> None:
-        """Factors do, of one column too; linear weights and the bias don't."""
+        """Factors decay, also those of rank 1. Linear weights and the bias don't."""
         model = build(lazy_adam())
         layer, train_steps = model.get_layer("rafm"), 6
         factors, linear = {k: dict(zip(*layer.factors(k), strict=True)) for k in LEVELS}, layer.linear()
@@ -97,11 +97,11 @@ class TestTraining:
         assert biases[0].get_layer("rafm").bias() == biases[1].get_layer("rafm").bias() != 1.0
 
     def test_gradients_after_long_idle_times(self) -> None:
-        """Are those of the rows as they are by then."""
+        """Gradients are computed from the decayed rows."""
         num_idle, rate, decay = 250, 0.01, 0.5
         model = build(lazy_adam(rate, decay), run_eagerly=False)
         start = model.get_layer("rafm").get_weights()
-        # Nothing but decay: there is no gradient in a batch that weighs nothing.
+        # Samples of weight 0 have no gradient, so these steps do nothing but decay.
         idle = tf.data.Dataset.from_tensors((IDS[1], LABELS[1], np.zeros(2, "float32"))).repeat(num_idle)
         model.fit(idle, shuffle=False, verbose=0)
         train(model, [0])
@@ -116,7 +116,7 @@ class TestTraining:
         assert largest_difference(weights_of(model), dict(zip(weights_of(model), decayed, strict=True))) > 1e-3
 
     def test_penalty_over_the_batch(self) -> None:
-        """Its rows are as they are after the decay that waits on them."""
+        """The penalty is computed from the decayed rows."""
         options = {"factors_l2": 0.3, "factors_l2_scope": "batch", "linear_l2": 0.1}
         models = [build(lazy_adam(), **options), build(EveryRowInEveryStep(), **options)]
         for model in models:
@@ -124,7 +124,7 @@ class TestTraining:
         assert_same_weights(*(weights_of(model) for model in models))
 
     def test_penalty_over_tables(self) -> None:
-        """Their gradients are dense, and they decay all the same."""
+        """The gradients are dense, and the tables decay all the same."""
         models = [build(lazy_adam(), factors_l2=0.3), build(EveryRowInEveryStep(), factors_l2=0.3)]
         for model in models:
             train(model, range(6))
@@ -143,11 +143,11 @@ class TestTraining:
         model = build(optimizer)
         before = {k: dict(zip(*layer_of(model).factors(k), strict=True)) for k in LEVELS}
         train(model, range(4))
-        # Factors of level 1 of features above it are the dependent ones.
-        for level, own_level in ((1, 1), (1, 2), (2, 2)):
+        # The factors of level 1 of features of level 2 are dependent factors.
+        for level, feature_level in ((1, 1), (1, 2), (2, 2)):
             for feature, vector in zip(*layer_of(model).factors(level), strict=True):
-                if feature in NEVER_READ and PLAN.levels[feature] == own_level:
-                    assert_close(vector, before[level][feature] * (0.8**4 if own_level == 1 else 1.0))
+                if feature in NEVER_READ and PLAN.levels[feature] == feature_level:
+                    assert_close(vector, before[level][feature] * (0.8**4 if feature_level == 1 else 1.0))
 
     def test_steps_per_execution(self) -> None:
         model = build(lazy_adam())
@@ -180,7 +180,7 @@ def flushed(model: keras.Model, path: Path) -> Any:
     return list(raw_weights_of(model).values())
 
 
-#: Everything that shows weights, in one way or another.
+#: Everything that shows weights directly or through scores.
 VIEWS_OF_RAFM_MODEL: dict[str, Callable[[keras.Model, Path], Any]] = {
     "model.get_weights": lambda model, _: model.get_weights(),
     "layer.factors": lambda model, _: [layer_of(model).factors(level)[1] for level in LEVELS],
@@ -200,7 +200,7 @@ VIEWS_OF_RAFM_MODEL: dict[str, Callable[[keras.Model, Path], Any]] = {
 }
 
 
-#: Those of the layer, and what Keras does through it. Another model than ours doesn't flush in `get_weights`.
+#: The same for a plain `keras.Model`, as far as the layer or the optimizer settles tables. Its `get_weights` does not.
 VIEWS_OF_PLAIN_MODEL = (
     "layer.get_weights",
     "layer.level_scores",
@@ -212,7 +212,7 @@ VIEWS_OF_PLAIN_MODEL = (
 
 
 class TestNobodySeesAStaleWeight:
-    """In the middle of training, with rows idle: all that is looked at is as if tables decayed in every step."""
+    """During training, with idle rows: everything that can be seen is as if tables decayed in every step."""
 
     @pytest.mark.parametrize(
         ("kind", "view"),
@@ -221,10 +221,10 @@ class TestNobodySeesAStaleWeight:
             *(("model", view) for view in VIEWS_OF_PLAIN_MODEL),
         ],
     )
-    def test_looked_at_in_between(self, tmp_path: Path, kind: str, view: str) -> None:
+    def test_seen_during_training(self, tmp_path: Path, kind: str, view: str) -> None:
         model, settled = halfway(5, kind), build(keras.optimizers.SGD(0.0), kind)
         layer_of(settled).set_weights([*expected(5, kind).values()])
-        # Otherwise there would be nothing to be missed.
+        # Decay is pending, so it would be missed if it were not applied.
         assert largest_difference(raw_weights_of(model), expected(5, kind)) > 0.1
 
         look = VIEWS_OF_RAFM_MODEL[view]
@@ -232,7 +232,7 @@ class TestNobodySeesAStaleWeight:
 
         for one, other in zip(keras.tree.flatten(seen), keras.tree.flatten(as_expected), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
-        # And nothing has changed by it.
+        # Looking at the weights has not changed training.
         train(model, [5])
         assert_same_weights(weights_of(model), expected(6, kind))
 
@@ -247,12 +247,12 @@ class TestNobodySeesAStaleWeight:
 
 
 def other_weights() -> list[np.ndarray]:
-    """Slots are as they are."""
+    """Return other values for all weights. The slot map stays the same."""
     return [0.1 + value if value.dtype.kind == "f" else value for value in expected(2).values()]
 
 
 class TestWritten:
-    """Weights that are set in the middle of training have nothing waiting on them; the others keep what they have."""
+    """Weights that are set during training have no pending decay. All other weights keep theirs."""
 
     WRITERS: tuple[tuple[str, Callable[[keras.Model], None]], ...] = (
         ("model.set_weights", lambda model: model.set_weights(other_weights())),
@@ -263,7 +263,7 @@ class TestWritten:
     )
 
     @pytest.mark.parametrize("write", [write for _, write in WRITERS], ids=[name for name, _ in WRITERS])
-    def test_in_between(self, write: Callable[[keras.Model], None]) -> None:
+    def test_during_training(self, write: Callable[[keras.Model], None]) -> None:
         models = model, oracle = halfway(), reference(4)
         for each in models:
             write(each)
@@ -281,7 +281,7 @@ class TestWritten:
 
     @every_kind
     def test_load_weights(self, tmp_path: Path, kind: str) -> None:
-        """With the state of the optimizer, as Keras saves it; after a look at the weights, and after more training."""
+        """Keras also loads the state of the optimizer. Load after looking at the weights, and before more training."""
         model, other = halfway(3, kind), halfway(4, kind)
         other.save_weights(tmp_path / "other.weights.h5")
         for _ in range(2):
@@ -294,7 +294,7 @@ class TestWritten:
 
 
 def test_dense_gradients_of_an_empty_table() -> None:
-    """A penalty over whole tables makes gradients dense, those of tables without rows too."""
+    """A penalty over whole tables makes all gradients dense, including those of tables without rows."""
     ids = keras.Input((2,), dtype="int32")
     model = kr.RaFMModel(ids, kr.RaFMLayer(kr.RankPlan([1, 1, 3], ranks=(1, 2, 3)), factors_l2=0.1)(ids))
     model.compile(lazy_adam(), "mse")
@@ -306,24 +306,24 @@ def test_dense_gradients_of_an_empty_table() -> None:
 
 class TestTwoDevices:
     def test_a_plain_model_is_lazy(self) -> None:
-        """Its gradients are dense, and yet rows that nobody reads stay as they are."""
+        """Gradients are dense on several devices, and yet idle rows do not change."""
         with strategy_of(2).scope():
             model = build(kr.optimizers.LazyAdam(0.1, idle_decay=0.0), "model", run_eagerly=False)
         before = raw_weights_of(model)
         ids = np.array([[0, 1, 2], [3, 4, 1]])
-        for batch in (ids, ids[:, [0, 1, 1]]):  # 2 has momentum when it is not read any more
+        for batch in (ids, ids[:, [0, 1, 1]]):  # feature 2 has momentum when it becomes idle
             model.fit(tf.data.Dataset.from_tensors((batch, [[1.0], [0.0]])), shuffle=False, verbose=0)
         linear = {i: raw_weights_of(model)["linear"][slot] for i, slot in enumerate(before["slots"])}
         assert all((linear[i] == before["linear"][before["slots"][i]]) == (i > 4) for i in range(PLAN.num_features))
 
     def test_train_as_one(self) -> None:
-        """Flushed in the middle, outside and inside of the scope, and by `fit` at its end."""
+        """Flush during training, outside and inside the scope of the strategy, and at the end of `fit`."""
         with strategy_of(2).scope():
             model = build(lazy_adam(), run_eagerly=False)
         models = model, build(EveryRowInEveryStep())
         data = tf.data.Dataset.from_tensor_slices((IDS, LABELS))
-        nobody_reads = [all(PLAN.levels[i] != level for i in batch.flat if i >= 0) for batch in IDS for level in LEVELS]
-        assert any(nobody_reads)
+        is_unread = [all(PLAN.levels[i] != level for i in batch.flat if i >= 0) for batch in IDS for level in LEVELS]
+        assert any(is_unread)
         seen: tuple[list[Any], list[Any]] = ([], [])
 
         def look(batch: int, which: int) -> None:

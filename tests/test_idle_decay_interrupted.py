@@ -70,14 +70,14 @@ class TestCallbacks:
             assert_same_weights(one, other)
 
     def test_given_by_position(self) -> None:
-        """`fit(x, y, batch_size, epochs, verbose, callbacks)`."""
+        """Pass callbacks as in `fit(x, y, batch_size, epochs, verbose, callbacks)`."""
         model, seen = build(lazy_adam()), []
         look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(raw_weights_of(model)))
         model.fit(IDS.reshape(12, 3), LABELS.reshape(12, 1), 4, 2, 0, [look], shuffle=False)
         for one, other in zip(seen, expected_after_epochs(), strict=True):
             assert_same_weights(one, other)
 
-    def test_none(self) -> None:
+    def test_without_callbacks(self) -> None:
         model = build(lazy_adam())
         self.fit(model, None)
         assert_same_weights(raw_weights_of(model), expected_after_epochs()[-1])
@@ -92,14 +92,14 @@ class TestCallbacks:
             stop,
             keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(weights_of(model))),
         ]
-        # In another model than ours, it has to be asked for.
+        # A model other than `RaFMModel` needs the callback.
         flush = [] if kind == "rafm_model" else [kr.optimizers.FlushIdleDecay()]
         self.fit(model, [*flush, *callbacks], epochs=5)
         assert stop.stopped_epoch == 3
         assert largest_difference(seen[1], seen[3]) > 0.01
         for found in (raw_weights_of(model), weights_of(model)):
             assert_same_weights(found, seen[1], 0)
-        # Nothing from before is waiting on them.
+        # No decay from before is pending on the restored weights.
         train(model, [1])
         for name in ("free_1", "free_2"):
             slots = layer_of(model).plan.slots[list(NEVER_READ)] - (PLAN.level_sizes[1] if name == "free_1" else 0)
@@ -117,8 +117,8 @@ class TestCallbacks:
         assert_same_weights(weights_of(other), expected(3))
 
 
-class TestSavedInBetween:
-    """Training goes on as if nothing had happened."""
+class TestSavedDuringTraining:
+    """Training continues as if the model had not been saved and loaded."""
 
     OPTIMIZERS: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("lazy_adam", lazy_adam),
@@ -146,7 +146,7 @@ class TestSavedInBetween:
         assert type(models[2].optimizer) is type(models[0].optimizer)
         for each in models:
             train(each, (3, 4))
-        # The one that was never saved, the saved one, and the loaded one.
+        # Compare the saved model, the model that was never saved, and the loaded model.
         assert_same_weights(weights_of(models[0]), weights_of(models[1]))
         assert_same_weights(weights_of(models[2]), weights_of(models[1]))
 
@@ -170,9 +170,9 @@ class TestSavedInBetween:
         assert_same_weights(weights_of(fresh), weights_of(model))
 
     @every_kind
-    @pytest.mark.parametrize("looked_at", [False, True], ids=["trained on", "looked at"])
+    @pytest.mark.parametrize("looked_at", [False, True], ids=["trained further", "looked at"])
     def test_checkpoint_of_the_same_model(self, tmp_path: Path, kind: str, looked_at: bool) -> None:
-        """What waits is in the checkpoint; a look at the weights does it, and restoring brings it back."""
+        """The checkpoint holds the pending decay. Looking at the weights applies it, and restoring brings it back."""
         model = halfway(4, kind)
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         path = checkpoint.save(tmp_path / "checkpoint")
@@ -186,7 +186,7 @@ class TestSavedInBetween:
         assert_same_weights(weights_of(model), expected(6, kind))
 
     def test_set_weights_of_the_optimizer(self) -> None:
-        """The state goes with the tables that it belongs to."""
+        """Set the tables and the optimizer state that belongs to them."""
         model, other = halfway(), halfway(3)
         tables, state = raw_weights_of(model), [variable.numpy() for variable in model.optimizer.variables]
         layer_of(other).set_weights([*tables.values()])
@@ -197,7 +197,7 @@ class TestSavedInBetween:
 
 
 class TestCompiledAgain:
-    """Nothing that waits is lost, or done twice."""
+    """No pending decay is lost or applied twice."""
 
     NEXT: tuple[tuple[str, Callable[[], Any], Callable[[], Any]], ...] = (
         ("lazy_adam", lambda: lazy_adam(0.05, 3.0), lambda: EveryRowInEveryStep(0.05, 3.0)),
@@ -220,12 +220,12 @@ class TestCompiledAgain:
         self.check(halfway(), "rafm_model", then(), expected_then())
 
     def test_in_a_plain_model_after_fit(self) -> None:
-        """Which flushes at its end. Other optimizers than ours don't know of what waits."""
+        """`fit` applies pending decay at its end. Optimizers of Keras know nothing of pending decay."""
         model = build(lazy_adam(), "model")
         model.fit(tf.data.Dataset.from_tensor_slices((IDS[:4], LABELS[:4])), shuffle=False, verbose=0)
         self.check(model, "model", keras.optimizers.SGD(0.2), keras.optimizers.SGD(0.2))
 
-    def test_in_a_plain_model_in_between(self) -> None:
+    def test_in_a_plain_model_during_training(self) -> None:
         self.check(halfway(4, "model"), "model", lazy_adam(0.05, 3.0), EveryRowInEveryStep(0.05, 3.0))
 
     @every_kind
@@ -237,15 +237,15 @@ class TestCompiledAgain:
         assert_same_weights(weights_of(model), expected(6, kind))
 
     @every_kind
-    def test_with_an_optimizer_of_before(self, kind: str) -> None:
-        """Two optimizers that take turns, each with a state of its own."""
+    def test_with_a_previous_optimizer(self, kind: str) -> None:
+        """Let two optimizers with separate states take turns."""
         models = []
         for optimizers in ((lazy_adam(), lazy_adam(0.05, 3.0)), (EveryRowInEveryStep(), EveryRowInEveryStep(0.05, 3.0))):
             model = build(optimizers[0], kind)
             models.append(model)
             for turn, batches in enumerate(((0,), (1,), (2, 3), (4,))):
                 model.compile(optimizers[turn % 2], "mse", run_eagerly=True)
-                if kind == "model" and turn > 1 and model is models[0]:  # it can't do it by itself
+                if kind == "model" and turn > 1 and model is models[0]:  # only `RaFMModel.compile` does this itself
                     model.optimizer.attach()
                 train(model, batches)
         assert_same_weights(*(weights_of(model) for model in models))

@@ -18,10 +18,10 @@ eager_and_graph = pytest.mark.parametrize("how", ["eager", "function"])
 
 
 class TestTables:
-    """Variables and sparse gradients alone."""
+    """Tests on variables and sparse gradients, without a model."""
 
     RULES = pytest.mark.parametrize("rule", ["adam", "adagrad"])
-    #: Rows come and go, some repeat, one batch reads none, and no batch reads row 6.
+    #: The rows that each batch reads. Some repeat, most are idle at times, one batch reads no rows, and none reads row 6.
     BATCHES = ([2, 0, 4], [2, 5, 2], [5, 2, 1, 0], [], [2, 3], [4, 4, 1, 4], [0])
     RATES: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("constant", lambda: 0.1),
@@ -57,7 +57,7 @@ class TestTables:
             gradient, rate_now = slices(rows, shape, seed), float(tf.constant(optimizer.learning_rate))
             step(gradient)
             oracle.step(rate_now, DECAY, np.array(rows, int), gradient.values.numpy())
-            # What a step updates is up to date.
+            # The rows that the step updates have no pending decay.
             assert_close(variable.numpy()[rows], oracle.weights[rows], message=f"step {seed}")
         assert np.max(np.abs(variable.numpy() - oracle.weights)) > 0.1
         optimizer.flush()
@@ -67,7 +67,7 @@ class TestTables:
 
     @eager_and_graph
     @RULES
-    def test_learning_rate_set_in_between(self, how: str, rule: str) -> None:
+    def test_learning_rate_changed_between_steps(self, how: str, rule: str) -> None:
         variable, optimizer = keras.Variable(normal(1, 7, 3), dtype="float32"), self.make(rule, 0.1, DECAY)
         oracle, step = NumpyTable(variable.numpy(), rule), self.stepper(optimizer, variable, how)
         for seed, (rows, rate) in enumerate(zip(self.BATCHES, (0.1, 0.4, 0.4, 0.02, 0.0, 0.3, 0.1), strict=True)):
@@ -92,14 +92,14 @@ class TestTables:
         rule=st.sampled_from(["adam", "adagrad"]),
     )
     def test_any_batches(self, steps: list[tuple[list[int], float, bool, bool]], decay: float, rule: str) -> None:
-        """Rows, learning rate, whether to flush, whether the step is done in a graph."""
+        """Do steps, each given by its rows, its learning rate, whether to flush and whether to use a graph."""
         shape, optimizer = (6, 2), self.make(rule, 0.2, decay)
         variable = keras.Variable(normal(1, *shape), dtype="float32")
         oracle, in_graph = NumpyTable(variable.numpy(), rule), self.stepper(optimizer, variable, "function")
         for seed, (rows, rate, flush, use_graph) in enumerate(steps):
             optimizer.learning_rate = rate
             gradient = slices(rows, shape, seed)
-            if use_graph and seed < 3:  # making graphs takes its time
+            if use_graph and seed < 3:  # making a graph is slow
                 in_graph(gradient)
             else:
                 optimizer.apply([gradient], [variable])
@@ -161,13 +161,13 @@ class TestTables:
         assert variable.numpy()[6] == start[6]
 
     def test_large_table(self) -> None:
-        """More rows than `flush` takes at once."""
+        """The table has more rows than one block of `settle`."""
         num_rows = 2**22 + 5
         variable = keras.Variable(tf.ones([num_rows, 1]))
         optimizer = kr.optimizers.SparseAdagrad(0.125, idle_decay=4.0)
         optimizer.apply([tf.IndexedSlices(tf.zeros([2, 1]), [3, num_rows - 2], [num_rows, 1])], [variable])
-        waiting = variable.numpy()
-        assert waiting.sum() == num_rows - 1.0
+        before_flush = variable.numpy()
+        assert before_flush.sum() == num_rows - 1.0
         optimizer.flush()
         assert np.all(variable.numpy() == 0.5)
 
@@ -183,8 +183,8 @@ class TestTables:
         assert_close(variables[1].numpy()[3:], start[3:] * 0.8**3)
         assert np.array_equal(variables[2].numpy()[3:], start[3:])
 
-    def test_frozen_in_between(self) -> None:
-        """A table that a step does not update does not decay in it."""
+    def test_frozen_for_some_steps(self) -> None:
+        """A table does not decay in steps that do not update it."""
         variables = [keras.Variable(normal(1, 7, 3), dtype="float32", name=name) for name in ("users", "items")]
         start = variables[0].numpy()
         optimizer = self.make("adam", RATE, DECAY)
@@ -197,7 +197,7 @@ class TestTables:
 
 
 class TestEmbeddings:
-    """A plain `keras.Model`. Its loss is linear, so that gradients don't depend on what an idle row is read as."""
+    """A plain `keras.Model`. Its loss is linear, so gradients do not depend on the values of idle rows."""
 
     IDS = np.array([[0, 1, 1], [2, 0, 1], [1, 1, 3], [3, 1, 0], [4, 4, 1], [1, 0, 1], [5, 1, 1], [1, 2, 1]], "int32")
     INPUTS = normal(0, 8, 3, 4).astype("float32")
@@ -206,16 +206,16 @@ class TestEmbeddings:
 
     def model(self, optimizer: Any, **options: Any) -> keras.Model:
         ids, inputs = keras.Input((3,), dtype="int32", name="ids"), keras.Input((3, 4), name="inputs")
-        found = keras.layers.Embedding(8, 2, name="table", embeddings_initializer=keras.initializers.RandomNormal(seed=1))(
-            ids
-        )
+        vectors = keras.layers.Embedding(
+            8, 2, name="table", embeddings_initializer=keras.initializers.RandomNormal(seed=1)
+        )(ids)
         product = keras.layers.Dense(2, name="dense", kernel_initializer=keras.initializers.RandomNormal(seed=2))(inputs)
-        model = keras.Model([ids, inputs], keras.layers.Add()([found, product]))
+        model = keras.Model([ids, inputs], keras.layers.Add()([vectors, product]))
         model.compile(optimizer, lambda targets, outputs: 20 * targets * outputs, **options)
         return model
 
     def expected(self, model: keras.Model, num_epochs: int) -> list[np.ndarray]:
-        """The table after every epoch."""
+        """Return the expected table after every epoch."""
         oracle, result = NumpyTable(model.get_layer("table").get_weights()[0]), []
         for _ in range(num_epochs):
             for start in range(0, 8, 2):
@@ -279,8 +279,8 @@ class TestEmbeddings:
         outputs = expected[self.IDS] + kernel(self.INPUTS).numpy()
         assert loss == pytest.approx(np.mean(20 * self.TARGETS * outputs), rel=1e-4)
 
-    def test_saved_in_between(self, tmp_path: Path) -> None:
-        """Without a flush: what waits is in the optimizer's state."""
+    def test_saved_during_training(self, tmp_path: Path) -> None:
+        """Without a flush, the state of the optimizer holds the pending decay."""
         keras.saving.register_keras_serializable("test_idle_decay", "twenty_times")(twenty_times)
         model = self.model(lazy_adam(), run_eagerly=True)
         model.compile(lazy_adam(), twenty_times, run_eagerly=True)

@@ -1,4 +1,4 @@
-"""`RaFMModel` looks at integer inputs before Keras casts them: 1.9 would become 1, 2³² + 5 would become 5."""
+"""`RaFMModel` checks integer inputs before Keras casts them, which would turn 1.9 into 1 and 2³² + 5 into 5."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ class TestEveryWayIn:
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float")):
             RUNS[run](self.model(run), IDS + 0.9)
 
-    def test_integers_that_do_not_fit(self, run: str) -> None:
+    def test_integers_out_of_range_of_the_input(self, run: str) -> None:
         ids = IDS.astype("int64")
         ids[2, 1] = TOO_WIDE
         message = rf"(?s)ids.*must fit int32 \(\[-2147483648, 2147483647\]\)\. Received the value.*{TOO_WIDE}"
@@ -67,7 +67,7 @@ class TestEveryWayIn:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bool", "complex64"])
-def test_dtypes_that_are_no_integers(dtype: str) -> None:
+def test_dtypes_other_than_integers(dtype: str) -> None:
     with pytest.raises(TypeError, match=NOT_INTEGERS.format(dtype)):
         ids_model()(tf.cast(IDS, dtype))
 
@@ -84,7 +84,7 @@ def test_integers_of_any_width_that_fit(dtype: str) -> None:
     model.fit(ids.astype(dtype), LABELS, verbose=0)
 
 
-def test_int64_inputs_take_all_of_int64() -> None:
+def test_int64_inputs_accept_every_int64() -> None:
     ids = IDS.astype("int64")
     model = ids_model("int64", run_eagerly=True)
     model.fit(ids, LABELS, verbose=0)
@@ -104,7 +104,7 @@ def test_unsigned_ids_beyond_int64() -> None:
 
 
 class TestStructures:
-    """Wrong ids among several inputs, whatever holds them; floats that are meant to be floats pass."""
+    """Wrong ids are found in every structure of inputs, and inputs that are declared as floats may be floats."""
 
     def several(self, kind: str) -> kr.RaFMModel:
         ids = keras.Input((3,), dtype="int32", name="ids")
@@ -137,14 +137,14 @@ class TestStructures:
         assert "dependent_loss_1" in model.fit(given, LABELS, verbose=0).history
 
     def test_dict_for_a_model_with_one_unnamed_structure(self) -> None:
-        """Keras matches a dict to a list of inputs by name."""
+        """Keras matches the keys of a dict with the names of the inputs."""
         ids, values = keras.Input((3,), dtype="int32", name="ids"), keras.Input((3,), name="values")
         model = make([ids, values], {"ids": ids, "values": values}, run_eagerly=True)
         model.fit({"values": VALUES, "ids": IDS}, LABELS, verbose=0)
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float")):
             model.fit({"values": VALUES, "ids": IDS + 0.5}, LABELS, verbose=0)
 
-    def test_dict_of_more_than_the_model_takes(self) -> None:
+    def test_dict_with_keys_that_the_model_does_not_use(self) -> None:
         model = make({"ids": keras.Input((3,), dtype="int32", name="ids")}, run_eagerly=True)
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float")):
             model({"ids": tf.constant(IDS, tf.float32), "another": tf.constant(VALUES)})
@@ -182,7 +182,7 @@ class TestRagged:
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float32")):
             self.model().fit(self.ragged(IDS + 0.5), LABELS, verbose=0)
 
-    def test_integers_that_do_not_fit(self) -> None:
+    def test_integers_out_of_range_of_the_input(self) -> None:
         ids = IDS.astype("int64")
         ids[2, 2] = TOO_WIDE
         with pytest.raises(tf.errors.InvalidArgumentError, match=f"must fit int32.*{TOO_WIDE}"):
@@ -196,7 +196,7 @@ def test_sparse_inputs_are_floats() -> None:
     np.testing.assert_allclose(model(row).numpy(), expected.numpy(), rtol=0, atol=1e-6)
 
 
-def test_a_refused_batch_changes_nothing() -> None:
+def test_a_refused_batch_changes_no_weights() -> None:
     model = ids_model()
     model.fit(IDS, LABELS, verbose=0)
     before = model.get_weights()

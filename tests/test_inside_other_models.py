@@ -1,4 +1,7 @@
-"""`RaFMLayer` where Keras builds it late or casts around it: subclassed models, wrappers, Sequential, other dtypes."""
+"""`RaFMLayer` inside subclassed models, wrappers and `Sequential`, and with other dtypes.
+
+Keras builds these models late, or casts their inputs and outputs.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +49,7 @@ class Subclassed(keras.Model):
 
 
 class JoinLengths(keras.layers.Layer):
-    """A score plus a hundredth of the number of its sample's occurrences."""
+    """Adds a hundredth of the number of occurrences in the sample to its score."""
 
     def call(self, inputs: list[Any]) -> tf.Tensor:
         score, ids = inputs
@@ -66,7 +69,7 @@ def sequential() -> keras.Model:
 
 
 class TestBuiltLate:
-    # Keras says so of a user's layer without a `build` of its own when it loads one.
+    # Keras warns of this when it loads a layer that does not define `build`.
     @pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer")
     @pytest.mark.parametrize(
         ("make", "eagerly"), [(Subclassed, False), (Subclassed, True), (wrapped, False), (sequential, False)]
@@ -76,7 +79,7 @@ class TestBuiltLate:
         model.compile(keras.optimizers.Adam(0.05), "mse", run_eagerly=eagerly)
         losses = model.fit(IDS, LABELS, epochs=5, verbose=0).history["loss"]
         assert losses[-1] < 0.8 * losses[0]
-        if make is Subclassed:  # Keras rebuilds such a model on float inputs unless it has a `build` of its own
+        if make is Subclassed:  # Keras would rebuild it on float inputs, because it does not define `build`
             loaded = Subclassed()
             loaded(tf.constant(IDS))
             loaded.set_weights(model.get_weights())
@@ -92,7 +95,7 @@ class TestBuiltLate:
         np.testing.assert_array_equal(model.rafm.slots.numpy(), PLAN.slots)
         assert model.rafm.plan == PLAN
 
-    def test_sequential_without_an_input_says_what_is_missing(self) -> None:
+    def test_sequential_without_an_input_names_what_is_missing(self) -> None:
         model = keras.Sequential([kr.RaFMLayer(PLAN)])
         with pytest.raises(TypeError, match=r"ids must be int32 or int64.*keras.Input\(shape, dtype='int32'\)"):
             model(tf.constant(IDS, tf.float32))
@@ -141,7 +144,7 @@ class TestDtypes:
         assert losses[-1] < losses[0]
 
     def test_mixed_precision_imitates_unrounded_scores(self) -> None:
-        """Two scores that float16 can't tell apart: their squared difference is still there to be learnt from."""
+        """Level scores that are equal in float16 still have a squared difference to learn from."""
         steps = {}
         for policy in ("float32", "mixed_float16"):
             normal = keras.initializers.RandomNormal(stddev=0.1)
@@ -156,7 +159,7 @@ class TestDtypes:
 
 
 class TestSymbolicInputs:
-    """What is wrong with a graph is said where the layer is called in it."""
+    """Wrong symbolic inputs raise an error when the layer is called on them."""
 
     @pytest.mark.parametrize(
         ("make", "error", "message"),
@@ -185,7 +188,7 @@ class TestSymbolicInputs:
 
 
 def test_an_empty_batch_trains_without_nan() -> None:
-    """What a replica gets of a last batch smaller than the number of replicas."""
+    """A replica gets an empty batch if the last batch has fewer samples than there are replicas."""
     layer = kr.RaFMLayer(PLAN, factors_l2=0.0)
     with tf.GradientTape() as tape:
         layer(IDS[:0], training=True)
@@ -195,9 +198,9 @@ def test_an_empty_batch_trains_without_nan() -> None:
         assert np.all(np.isfinite(tf.convert_to_tensor(gradient)))
 
 
-def test_a_ragged_tensor_may_join_below_the_score() -> None:
+def test_a_ragged_tensor_may_join_downstream_of_the_score() -> None:
     ids = keras.Input((None,), dtype="int32", ragged=True)
-    # Keras infers dense outputs for custom layers, so the input itself is what joins.
+    # Keras infers dense outputs for custom layers, so the ragged input itself joins here.
     joined = JoinLengths()([kr.RaFMLayer(PLAN, name="rafm")(ids), ids])
     model = kr.RaFMModel(ids, joined)
     model.compile(keras.optimizers.SGD(0.1), "mse")
@@ -205,6 +208,6 @@ def test_a_ragged_tensor_may_join_below_the_score() -> None:
     assert np.isfinite(history["dependent_loss_1"]).all()
 
 
-def test_export_refuses_what_is_no_local_directory() -> None:
+def test_export_refuses_anything_but_a_local_directory() -> None:
     with pytest.raises(ValueError, match=r"local directory. Received: gs://bucket/model"):
         kr.export(sequential(), "gs://bucket/model")

@@ -13,6 +13,7 @@ from rafm_models import (
     LOGITS_LOSS,
     SAMPLE_WEIGHT,
     assert_same_weights,
+    changed,
     compiled,
     cross_entropy,
     layer_of,
@@ -20,7 +21,6 @@ from rafm_models import (
     log_loss_imitation,
     make_layer,
     make_model,
-    moved,
     squared_imitation,
     weights_by_name,
 )
@@ -47,7 +47,7 @@ class TestDependentLoss:
     def test_is_the_imitation_of_the_next_level(
         self, loss: Any, activation: str | None, imitation: Callable[[np.ndarray, np.ndarray], np.ndarray]
     ) -> None:
-        # Batches of 10, 10 and 4: the epoch's log is a mean over samples, not over batches.
+        # The batches have 10, 10 and 4 samples, so a mean over samples differs from a mean over batches.
         model = compiled(loss, keras.optimizers.SGD(0.0), activation=activation)
         history = model.fit(IDS, LABELS, batch_size=10, verbose=0).history
         one, two, three = level_scores(model)
@@ -76,7 +76,7 @@ class TestDependentLoss:
         ],
     )
     def test_perfect_imitation_has_no_gradient(self, loss: keras.losses.Loss, activation: str | None) -> None:
-        # Without two features above a level in a sample, ŷ_k = ŷ_{k+1}.
+        # No sample has two features above level 1, so ŷ_1 = ŷ_2 = ŷ_3.
         perfect = np.array([[0, 1, 4, 6], [2, 1, 7, -1], [5, 4, -1, -1]], "int32")
         model = compiled(
             loss, activation=activation, dependent_gradient="lower", dependent_loss_weight=10.0, use_linear=False
@@ -87,7 +87,7 @@ class TestDependentLoss:
         model.train_on_batch(perfect, LABELS[:3])
         for table in layer_of(model).dependent_tables:
             np.testing.assert_allclose(table.numpy(), before[table.path], rtol=0, atol=1e-6)
-        assert moved(before, model) >= {"free_1", "bias"}
+        assert changed(before, model) >= {"free_1", "bias"}
 
         model.train_on_batch(np.array([[0, 2, 4, 6]], "int32"), LABELS[:1])  # two features above level 1
         assert np.max(np.abs(layer_of(model).dependent_tables[0].numpy() - before["rafm/dependent_1"])) > 1e-3
@@ -95,7 +95,7 @@ class TestDependentLoss:
     @pytest.mark.parametrize("level", [1, 2])
     @pytest.mark.parametrize("loss", [LOGITS_LOSS, keras.losses.MeanSquaredError()], ids=["log_loss", "squared"])
     def test_of_a_level_moves_the_dependent_factors_of_that_level_alone(self, level: int, loss: keras.losses.Loss) -> None:
-        """Not those of the next level, which it imitates, and not those of the levels below."""
+        """It changes neither the factors of the next level, which it imitates, nor those of lower levels."""
         without = compiled(loss, dependent_loss_weight=0.0)
         with_it = compiled(loss, dependent_loss_weight=(5.0, 0.0) if level == 1 else (0.0, 5.0))
         for model in (without, with_it):
@@ -128,7 +128,7 @@ class TestWeightsAndReductions:
         ],
     )
     @pytest.mark.parametrize("squared", [False, True], ids=["log_loss", "squared"])
-    def test_sample_weight_and_reduction_are_those_of_the_compiled_loss(
+    def test_sample_weight_and_reduction_follow_the_compiled_loss(
         self, reduction: str, divisor: float, squared: bool
     ) -> None:
         if squared:
@@ -144,14 +144,14 @@ class TestWeightsAndReductions:
         assert values == pytest.approx([np.sum(SAMPLE_WEIGHT * each) / divisor for each in expected], rel=1e-4)
 
     @pytest.mark.parametrize("reduction", ["sum", None])
-    def test_without_a_mean_a_step_is_that_of_the_mean_times_the_batch_size(self, reduction: str | None) -> None:
+    def test_without_a_mean_a_step_is_larger_by_the_batch_size(self, reduction: str | None) -> None:
         mean = compiled(keras.losses.MeanSquaredError(), keras.optimizers.SGD(0.024))
         other = compiled(keras.losses.MeanSquaredError(reduction=reduction), keras.optimizers.SGD(0.001))
         for model in (mean, other):
             model.train_on_batch(IDS, LABELS)
         assert_same_weights(mean, other)
 
-    def test_samples_of_weight_zero_are_as_if_absent(self) -> None:
+    def test_samples_of_weight_zero_have_no_effect(self) -> None:
         weight = np.repeat([1.0, 0.0], 12)
         loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum")
         weighted, alone = compiled(loss, keras.optimizers.SGD(0.01)), compiled(loss, keras.optimizers.SGD(0.01))
@@ -181,14 +181,14 @@ class TestWeightsAndReductions:
 
 @keras.saving.register_keras_serializable(package="tests")
 class SquaredErrorTo(keras.layers.Layer):
-    """Passes a score on and adds its squared error to a target as a loss."""
+    """Return the score, and add its squared error to the target as a loss."""
 
     def call(self, score: Any, target: Any) -> Any:
         self.add_loss(keras.ops.mean(keras.ops.square(score - target)))
         return score
 
 
-def test_model_that_is_trained_through_add_loss_alone() -> None:
+def test_model_that_is_trained_by_add_loss_alone() -> None:
     ids, target = keras.Input((4,), dtype="int32", name="ids"), keras.Input((1,), name="target")
     model = kr.RaFMModel({"ids": ids, "target": target}, SquaredErrorTo()(make_layer()(ids), target))
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)

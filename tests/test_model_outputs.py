@@ -26,7 +26,7 @@ import keras_rafm as kr
 
 
 class TestSeveralOutputs:
-    """The score in one output, a Dense of another input in the second."""
+    """One output depends on the score, the other on a Dense layer of another input."""
 
     other = np.random.default_rng(1).normal(size=(24, 3)).astype("float32")
     target = np.random.default_rng(2).normal(size=(24, 1)).astype("float32")
@@ -98,7 +98,7 @@ class TestSeveralOutputs:
         assert_same_weights(model, reference)
         assert {name: logs[name] for name in reference_logs} == pytest.approx(reference_logs, rel=1e-6)
 
-    def test_score_and_what_is_made_of_it_both_have_a_loss(self) -> None:
+    def test_score_and_an_output_computed_from_it_both_have_a_loss(self) -> None:
         ids = keras.Input((4,), dtype="int32", name="ids")
         score = make_layer()(ids)
         model = kr.RaFMModel(ids, [score, keras.layers.Activation("sigmoid", name="p")(score)])
@@ -108,7 +108,7 @@ class TestSeveralOutputs:
         expected = np.mean(squared_imitation(two, one) + log_loss_imitation(two, one))
         assert logs["dependent_loss_1"] == pytest.approx(expected, rel=1e-4)
 
-    def test_losses_that_do_not_fit_the_outputs(self) -> None:
+    def test_losses_that_do_not_match_the_outputs(self) -> None:
         model = self.model("list")
         with pytest.raises(ValueError, match=r"`loss` must name outputs.*'click', 'price'.*'clicks'"):
             model.compile("sgd", {"clicks": "mse", "price": "mse"})
@@ -126,7 +126,7 @@ class TestSeveralLayers:
         model.compile(keras.optimizers.SGD(0.1), LOGITS_LOSS, run_eagerly=True)
         return model
 
-    def test_each_imitates_with_the_other_held(self) -> None:
+    def test_each_imitates_with_the_other_held_constant(self) -> None:
         model = self.model()
         first = layer_of(model, "first").level_scores(IDS).numpy().T
         second = layer_of(model, "second").level_scores(IDS).numpy().T
@@ -141,7 +141,7 @@ class TestSeveralLayers:
             )
         assert logs == pytest.approx(expected, rel=1e-4)
 
-    def test_the_lower_loss_of_one_moves_nothing_in_the_other(self) -> None:
+    def test_the_lower_loss_of_one_changes_nothing_in_the_other(self) -> None:
         without, strong = self.model(dependent_loss_weight=0.0), self.model(dependent_loss_weight=9.0)
         for model in (without, strong):
             model.train_on_batch(IDS, LABELS)

@@ -15,7 +15,7 @@ import keras_rafm as kr
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
 
 
-#: Class and options, none of them a default.
+#: Optimizer classes with options that all differ from the defaults.
 MADE: dict[str, tuple[Any, dict[str, Any]]] = {
     "lazy_adam": (
         kr.optimizers.LazyAdam,
@@ -79,7 +79,7 @@ class TestConfig:
             remade.apply([slices(rows, (7, 3), seed)], [variable])
 
     @pytest.mark.parametrize("kind", ["lazy_adam", "sparse_adagrad", "sparse_ftrl"])
-    def test_options_that_are_refused_are_not_in_it(self, kind: str) -> None:
+    def test_refused_options_are_not_in_the_config(self, kind: str) -> None:
         make, options = MADE[kind]
         refused = {"weight_decay", "use_ema", "ema_momentum", "gradient_accumulation_steps", "amsgrad"}
         assert not refused & make(**options).get_config().keys()
@@ -99,7 +99,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "option",
         [{"weight_decay": 0.1}, {"use_ema": True}, {"gradient_accumulation_steps": 2}],
-        ids=lambda given: next(iter(given)),
+        ids=lambda option: next(iter(option)),
     )
     def test_options_that_touch_whole_tables(self, make: Callable[..., Any], option: dict[str, Any]) -> None:
         (name,) = option
@@ -126,22 +126,25 @@ class TestRefused:
     @pytest.mark.parametrize(
         "value", [-0.1, float("nan"), float("inf"), float("-inf"), True, False, "0.1", None, [0.1]], ids=str
     )
-    def test_idle_decay_that_is_no_number_of_0_or_more(self, make: Callable[..., Any], value: Any) -> None:
+    def test_idle_decay_that_is_not_a_finite_number_of_at_least_0(self, make: Callable[..., Any], value: Any) -> None:
         with pytest.raises(ValueError, match="`idle_decay` must be a finite number of at least 0"):
             make(0.1, idle_decay=value)
 
     @DECAYING
     @pytest.mark.parametrize("idle_decay", [4.0, 5.0])
-    def test_idle_decay_that_turns_signs(self, make: Callable[..., Any], idle_decay: float) -> None:
-        for give in (lambda: make(0.25, idle_decay=idle_decay), lambda: make(learning_rate=0.25, idle_decay=idle_decay)):
+    def test_idle_decay_that_would_change_signs(self, make: Callable[..., Any], idle_decay: float) -> None:
+        for construct in (
+            lambda: make(0.25, idle_decay=idle_decay),
+            lambda: make(learning_rate=0.25, idle_decay=idle_decay),
+        ):
             with pytest.raises(ValueError, match="`idle_decay` times `learning_rate` must be less than 1"):
-                give()
+                construct()
         make(0.25, idle_decay=3.9)
 
     @eager_and_graph
     @DECAYING
     @pytest.mark.parametrize("rate", [0.5, 3.0])
-    def test_schedule_that_turns_signs(self, how: str, make: Callable[..., Any], rate: float) -> None:
+    def test_schedule_that_would_change_signs(self, how: str, make: Callable[..., Any], rate: float) -> None:
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, rate])
         variable = table(normal(1, 7, 3))
         optimizer = make(schedule, idle_decay=2.0)
@@ -158,7 +161,7 @@ class TestRefused:
         assert np.array_equal(variable.numpy()[[1, 2]], before[[1, 2]])
 
     @eager_and_graph
-    def test_learning_rate_that_turns_signs(self, how: str) -> None:
+    def test_learning_rate_that_would_change_signs(self, how: str) -> None:
         optimizer = kr.optimizers.LazyAdam(0.1, idle_decay=2.0)
         step = stepper(optimizer, [table(normal(1, 7, 3))], how)
         step([slices([1], (7, 3), 0)])
@@ -182,8 +185,8 @@ class TestRefused:
         assert np.all(layer.get_weights()[0] >= 0)
 
     @DECAYING
-    def test_not_a_kernel_with_a_constraint(self, make: Callable[..., Any]) -> None:
-        """No table, since its gradient is dense: it is never decayed."""
+    def test_kernel_with_a_constraint_is_accepted(self, make: Callable[..., Any]) -> None:
+        """A kernel never decays, because its gradient is dense."""
         layer = keras.layers.Dense(2, kernel_constraint="non_neg")
         layer.build((None, 5))
         make(0.1, idle_decay=0.3).apply([tf.ones([5, 2]), tf.ones([2])], layer.trainable_variables)

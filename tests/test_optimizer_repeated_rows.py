@@ -32,7 +32,7 @@ class TestRepeatedRows:
         [{}, {"clipnorm": 0.5}, {"clipvalue": 0.2}, {"global_clipnorm": 0.7}],
         ids=["no clipping", "clipnorm", "clipvalue", "global_clipnorm"],
     )
-    def test_are_summed_up_first(
+    def test_are_summed_first(
         self, how: str, ours: Callable[..., Any], keras_own: Callable[..., Any], clipping: dict[str, float]
     ) -> None:
         starts = [normal(1, 5, 3), normal(2, 7), normal(3, 4)]
@@ -50,7 +50,7 @@ class TestRepeatedRows:
 
     @every_pair
     def test_gradients_from_outside_a_graph(self, ours: Callable[..., Any], keras_own: Callable[..., Any]) -> None:
-        """A graph function closes over them."""
+        """The graph captures gradients that were made outside it."""
         start, gradient = normal(1, 5, 3), slices(all_rows(5, 4, 0), (5, 3), 0)
         variables = [table(start), table(start)]
         optimizer = ours()
@@ -63,8 +63,8 @@ class TestRepeatedRows:
         start, gradient = normal(1, 5, 3), slices([1, 3, 1, 1], (5, 3), 0)
         variables = [table(start), table(start)]
         wide = tf.IndexedSlices(gradient.values, tf.cast(gradient.indices, "int64"), gradient.dense_shape)
-        for variable, given in zip(variables, (gradient, wide), strict=True):
-            kr.optimizers.LazyAdam(0.1).apply([given], [variable])
+        for variable, slices_of_dtype in zip(variables, (gradient, wide), strict=True):
+            kr.optimizers.LazyAdam(0.1).apply([slices_of_dtype], [variable])
         assert np.array_equal(variables[0].numpy(), variables[1].numpy())
 
     @every_pair
@@ -78,12 +78,12 @@ class TestRepeatedRows:
 
 
 class TestInAModelWithAnEmbedding:
-    """An `Embedding` of ids is a product with their one-hot vectors, whose gradient is dense."""
+    """An `Embedding` of ids equals a `Dense` layer of their one-hot vectors, whose gradient is dense."""
 
     LABELS = normal(0, 13, 1).astype("float32")
-    #: Repeated within samples and batches, and not all of them in every batch.
+    #: Ids repeat within samples and batches, and no batch has all of them.
     IDS = np.random.default_rng(5).choice([0, 1, 1, 2, 3, 3, 3, 4, 5], (2, 13, 4)).astype("int32")
-    #: All six are in every batch of five.
+    #: Every batch of five samples has all six ids.
     ALL_IDS = np.resize(np.random.default_rng(0).permutation(6), (1, 13, 4)).astype("int32")
 
     def of_ids(self, optimizer: Any, lookups: int, **options: Any) -> keras.Model:
@@ -92,12 +92,12 @@ class TestInAModelWithAnEmbedding:
 
     def of_one_hot_vectors(self, optimizer: Any, lookups: int) -> keras.Model:
         inputs = [keras.Input((4, 6)) for _ in range(lookups)]
-        made = self.compiled(inputs, keras.layers.Dense(3, use_bias=False, name="table"), optimizer, run_eagerly=True)
-        made.optimizer.build(made.trainable_variables)
-        return made
+        model = self.compiled(inputs, keras.layers.Dense(3, use_bias=False, name="table"), optimizer, run_eagerly=True)
+        model.optimizer.build(model.trainable_variables)
+        return model
 
     def compiled(self, inputs: list[Any], layer: keras.layers.Layer, optimizer: Any, **options: Any) -> keras.Model:
-        vectors = [keras.layers.Flatten()(layer(one)) for one in inputs]
+        vectors = [keras.layers.Flatten()(layer(ids)) for ids in inputs]
         joined = keras.layers.Add()(vectors) if len(vectors) > 1 else vectors[0]
         hidden = keras.layers.Dense(4, activation="tanh", kernel_initializer=keras.initializers.GlorotNormal(seed=1))
         top = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotNormal(seed=2))
@@ -134,14 +134,14 @@ class TestInAModelWithAnEmbedding:
     def test_every_id_in_every_batch(self, kind: str, clipping: dict[str, float], options: dict[str, Any]) -> None:
         for start in (0, 5, 10):
             assert np.unique(self.ALL_IDS[0, start : start + 5]).size == 6
-        # Adam makes the most of differences in rounding.
-        given = clipping | ({"epsilon": 1e-3} if kind == "adam" else {})
+        # A larger epsilon keeps Adam from amplifying differences in rounding.
+        options_of_both = clipping | ({"epsilon": 1e-3} if kind == "adam" else {})
         ours, keras_own = PAIRS[kind]
-        theirs = self.of_one_hot_vectors(keras_own(**given), 1)
-        self.assert_same_training(self.of_ids(ours(**given), 1, **options), theirs, self.ALL_IDS)
+        theirs = self.of_one_hot_vectors(keras_own(**options_of_both), 1)
+        self.assert_same_training(self.of_ids(ours(**options_of_both), 1, **options), theirs, self.ALL_IDS)
 
     def test_a_batch_of_fixed_size(self) -> None:
-        """The number of ids is known when the graph is made, that of distinct ones is not."""
+        """The graph knows the number of ids, but not the number of distinct ids."""
         theirs = self.of_one_hot_vectors(keras.optimizers.Adagrad(0.1), 1)
         ours = self.of_ids(kr.optimizers.SparseAdagrad(0.1), 1)
         for model in (ours, theirs):

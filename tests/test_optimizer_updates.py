@@ -30,7 +30,7 @@ from optimizer_steps import (
 
 import keras_rafm as kr
 
-#: Every shape, one of them in a graph too.
+#: Every shape eagerly, and one of them also in a graph.
 shape_and_how = pytest.mark.parametrize(
     ("shape", "how"),
     [*((shape, "eager") for shape in SHAPES.values()), (SHAPES["matrix"], "function")],
@@ -115,7 +115,7 @@ class TestSparseFtrl:
 
     @pytest.mark.parametrize("options", FTRL.values(), ids=FTRL)
     def test_is_ftrl_on_dense_gradients_on_rows_in_every_batch(self, options: dict[str, float]) -> None:
-        """From the first update on, whatever the weights are before: Keras sets rows without gradients to zero."""
+        """These rows agree for any initial weights. Keras sets rows that have no gradient to zero."""
         shape, start, always = (7, 3), normal(1, 7, 3), [1, 4]
         ours, theirs = table(start), table(start)
         step = stepper(kr.optimizers.SparseFtrl(0.1, **options), [ours], "eager")
@@ -135,7 +135,7 @@ class TestSparseFtrl:
 
 
 class NumpyLazyAdam:
-    """Lazy Adam in float64: a row moves only in the steps that read it, with the bias correction of the step."""
+    """Lazy Adam in float64: a row changes only in the steps that read it, with the bias correction of the step number."""
 
     def __init__(self, weights: np.ndarray, rate: float, beta_1: float, beta_2: float, epsilon: float) -> None:
         self.weights = weights.astype("float32").astype("float64")
@@ -201,7 +201,7 @@ class TestDenseGradients:
     @eager_and_graph
     @pytest.mark.parametrize("kind", PAIRS)
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_as_in_keras(self, how: str, kind: str, dtype: str) -> None:
+    def test_equal_keras(self, how: str, kind: str, dtype: str) -> None:
         starts = {"kernel": normal(1, 5, 3), "bias": normal(2, 3)}
         variables = [[table(start, name, dtype) for name, start in starts.items()] for _ in range(2)]
         options = {"clipnorm": 3.0, **(EXACT[kind] if dtype == "float64" else {})}
@@ -234,7 +234,7 @@ class TestDenseGradients:
 @eager_and_graph
 @pytest.mark.parametrize("kind", PAIRS)
 def test_float64_tables(how: str, kind: str) -> None:
-    """To the digits that float64 has."""
+    """Check that float64 tables are updated with the precision of float64."""
     variables = [table(normal(1, 7, 3), dtype="float64") for _ in range(2)]
     ours, keras_own = (make(**EXACT[kind]) for make in PAIRS[kind])
     step, their_step = stepper(ours, variables[:1], how), stepper(keras_own, variables[1:], "eager")
@@ -247,7 +247,7 @@ def test_float64_tables(how: str, kind: str) -> None:
 
 @pytest.mark.parametrize("is_sparse", [False, True])
 @pytest.mark.parametrize("ours", [ours for ours, _ in PAIRS.values()], ids=PAIRS)
-def test_a_gradient_that_is_not_a_number_stays_visible(ours: Callable[..., Any], is_sparse: bool) -> None:
+def test_nan_gradients_make_weights_nan(ours: Callable[..., Any], is_sparse: bool) -> None:
     weights = table(np.ones((3, 2)))
     step = stepper(ours(), [weights], "eager")
     for value in (np.nan, 1.0):
@@ -265,7 +265,7 @@ def test_a_training_step_in_a_saved_model(ours: Callable[..., Any], tmp_path: Pa
             self.tables = [table(normal(seed, 7, 3), f"table_{seed}") for seed in (1, 2)]
             self.optimizer = ours()
             self.optimizer.build(self.tables)
-            self.weights = [weights.value for weights in self.tables]  # Keras variables are not saved by themselves
+            self.weights = [weights.value for weights in self.tables]  # a SavedModel holds no Keras variables
             self.state = [variable.value for variable in self.optimizer.variables]
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 3])])
@@ -284,15 +284,15 @@ def test_a_training_step_in_a_saved_model(ours: Callable[..., Any], tmp_path: Pa
             assert_close(theirs, expected)
 
 
-def test_a_step_gives_back_the_memory_of_its_rows() -> None:
-    """Rows are updated in variables of their own, which must not outlive the step. A new process has no earlier peak."""
+def test_a_step_frees_the_memory_of_its_rows() -> None:
+    """Rows are updated in scratch variables, which must not outlive the step. (A new process has no earlier peak.)"""
     result = subprocess.run([sys.executable, "-c", PEAK_OF_MANY_STEPS], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     few, many = map(int, result.stdout.split())
-    assert many < 1.5 * few  # 2.4 times as much if they did
+    assert many < 1.5 * few  # 2.4 times as much if scratch variables outlived the step
 
 
-#: Prints the peak of memory after a few steps, and after many.
+#: Prints the peak memory after a few steps and after many steps.
 PEAK_OF_MANY_STEPS = """
 import functools
 import resource

@@ -31,11 +31,11 @@ def rafm(optimizer: Any, kind: Callable[..., keras.Model] = kr.RaFMModel, **opti
 
 
 def factors(model: keras.Model, ids: Sequence[int] = range(9)) -> list[np.ndarray]:
-    layer, found = model.get_layer("rafm"), []
+    layer, rows = model.get_layer("rafm"), []
     for level in (1, 2, 3):
-        its_ids, matrix = layer.factors(level)
-        found += [row for i, row in zip(its_ids, matrix, strict=True) if i in ids]
-    return found
+        level_ids, matrix = layer.factors(level)
+        rows += [row for i, row in zip(level_ids, matrix, strict=True) if i in ids]
+    return rows
 
 
 class TestLossScaling:
@@ -57,7 +57,7 @@ class TestLossScaling:
         for one, start in zip(factors(models[0], IDLE), factors(rafm(None), IDLE), strict=True):
             assert_close(one, start * (1 - 0.1 * 2.0) ** 4)
 
-    def test_a_step_that_is_left_out_decays_nothing(self) -> None:
+    def test_a_skipped_step_decays_nothing(self) -> None:
         model = rafm(keras.optimizers.LossScaleOptimizer(self.adam()), run_eagerly=True)
         model.train_on_batch(IDS[:3], LABELS[:3])
         before = model.get_weights()

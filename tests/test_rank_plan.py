@@ -1,4 +1,4 @@
-"""Levels, slots, sizes, the cost table and the file of a RankPlan."""
+"""Levels, slots, sizes, summary and files of `RankPlan`."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ NAN, INF = float("nan"), float("inf")
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[list[int], list[int], list[float] | None]:
-    """Levels, ranks and counts of a plan."""
+    """Draw the levels, ranks and counts of a plan."""
     ranks = sorted(draw(st.sets(st.integers(1, 9), min_size=1, max_size=4)))
     levels = draw(st.lists(st.integers(1, len(ranks)), min_size=1, max_size=12))
     counts = st.lists(st.integers(0, 4) | st.floats(0, 4), min_size=len(levels), max_size=len(levels))
@@ -75,7 +75,7 @@ class TestLevels:
     def test_levels_of_any_integer_dtype(self, dtype: str) -> None:
         assert kr.RankPlan(np.array([1, 2, 1], dtype), (2, 4)).level_sizes == (3, 1)
 
-    def test_plan_keeps_copies_and_gives_out_read_only_views(self) -> None:
+    def test_plan_keeps_copies_and_returns_read_only_views(self) -> None:
         levels, counts = np.array([1, 2], np.int32), np.array([3, 4])
         plan = kr.RankPlan(levels, (2, 4), counts)
         levels[0] = counts[0] = 2
@@ -110,7 +110,7 @@ class TestSizes:
 
 
 class TestSlots:
-    def test_highest_level_then_falling_count_then_id(self) -> None:
+    def test_order_by_level_then_count_then_id(self) -> None:
         plan = kr.RankPlan([1, 2, 1, 2, 2, 1], (2, 4), counts=[7, 1, 9, 5, 5, 7])
         assert np.argsort(plan.slots).tolist() == [3, 4, 1, 2, 0, 5]
         assert plan.slots.dtype == np.int32
@@ -141,13 +141,13 @@ class TestFingerprint:
         one, other = kr.RankPlan(*first), kr.RankPlan(*second)
         assert (one.fingerprint == other.fingerprint) == np.array_equal(one.slots, other.slots)
 
-    def test_sees_the_order_within_a_level(self) -> None:
+    def test_depends_on_the_order_within_a_level(self) -> None:
         one, other = (kr.RankPlan([1, 1, 2], (2, 4), counts) for counts in ([5, 3, 9], [3, 5, 9]))
         assert one.fingerprint != other.fingerprint
         assert one != other
 
     def test_is_the_same_on_every_platform_and_in_every_version(self) -> None:
-        """Saved models carry it: it must never change. BLAKE2b of the little-endian int32 slots 2, 0, 1."""
+        """Saved models hold the fingerprint, so it must never change: BLAKE2b of the little-endian int32 slots 2, 0, 1."""
         assert kr.RankPlan([1, 2, 2], (2, 4)).fingerprint == "0b291dbcebcc94437b898983e526b0b8"
 
     def test_equality(self) -> None:
@@ -239,14 +239,14 @@ class TestFile:
         assert kr.RankPlan.load(tmp_path / "plan").num_features == 2
 
     def test_size(self, tmp_path: Path) -> None:
-        """Ten thousand features of two levels: a few bits each."""
+        """A file of 10,000 features of two levels takes a few bits per feature."""
         levels = np.random.default_rng(0).integers(1, 3, 10_000)
         kr.RankPlan(levels, (2, 4)).save(tmp_path / "plan")
         assert (tmp_path / "plan").stat().st_size < 5_000
 
     @staticmethod
     def write_version_1(path: Path, **changes: object) -> None:
-        """Format 1 as it is: entries may be changed, or left out with `None`."""
+        """Write a file of format 1. Entries may be changed, or left out by `None`."""
         entries = {
             "format": np.array("keras_rafm.RankPlan"),
             "format_version": np.array(1),
@@ -314,7 +314,7 @@ class TestFile:
             kr.RankPlan.load(tmp_path / "pickled")
 
     def test_every_truncation_and_every_wrong_byte(self, tmp_path: Path) -> None:
-        """Either ValueError, or the byte did not matter and the plan is right: never a wrong plan, never another error."""
+        """A damaged file raises ValueError, or the damage does no harm: `load` never returns a wrong plan."""
         plan = kr.RankPlan([2, 1, 3, 1], (2, 4, 8))
         plan.save(tmp_path / "plan")
         content = (tmp_path / "plan").read_bytes()
@@ -350,7 +350,7 @@ class TestErrors:
             kr.RankPlan([1, 1], ranks)
 
     @pytest.mark.parametrize("rank", [8.0, True, np.bool_(True), "8", None, np.float32(8)])
-    def test_ranks_that_are_no_integers(self, rank: object) -> None:
+    def test_ranks_that_are_not_integers(self, rank: object) -> None:
         with pytest.raises(TypeError, match="`ranks` must be integers"):
             kr.RankPlan([1, 1], (rank,))
 
@@ -402,7 +402,7 @@ class TestErrors:
             kr.RankPlan([1, 2, 1], (4, 8), [1, 2])
 
     @pytest.mark.parametrize("counts", [["1", "2"], [True, False], [1j, 2], [None, 1]])
-    def test_counts_that_are_no_numbers(self, counts: list) -> None:
+    def test_counts_that_are_not_numbers(self, counts: list) -> None:
         with pytest.raises(TypeError, match="`counts` must be numbers"):
             kr.RankPlan.from_counts(counts, (4, 8), (1,))
 
@@ -423,7 +423,7 @@ class TestErrors:
             kr.RankPlan(levels, (4, 8))
 
     @pytest.mark.parametrize("levels", [[1.0, 2.0], [True, True], ["1"], [NAN]])
-    def test_levels_that_are_no_integers(self, levels: list) -> None:
+    def test_levels_that_are_not_integers(self, levels: list) -> None:
         with pytest.raises(TypeError, match="`levels` must be integers"):
             kr.RankPlan(levels, (4, 8))
 
@@ -438,8 +438,8 @@ def test_two_million_features() -> None:
 
 
 class TestGivenSlots:
-    def test_a_layer_of_the_plan_of_a_layer_takes_its_weights_file(self, tmp_path: Path) -> None:
-        """`layer.plan` has no counts, but the order of the tables that they gave."""
+    def test_a_layer_made_from_the_plan_of_another_loads_its_weights(self, tmp_path: Path) -> None:
+        """`layer.plan` has no counts, but it keeps the order of the tables that followed from them."""
         layer = kr.RaFMLayer(kr.RankPlan.from_counts([1, 9, 3, 12], (2, 3), (5,)))
         layer.build()
         plan = layer.plan
@@ -462,6 +462,6 @@ class TestGivenSlots:
             ([0, 1, 2], ValueError, r"slots\[0\]=0 for a feature of level 1"),
         ],
     )
-    def test_slots_that_do_not_fit(self, slots: list, error: type, message: str) -> None:
+    def test_wrong_slots(self, slots: list, error: type, message: str) -> None:
         with pytest.raises(error, match=message):
             kr.RankPlan([1, 2, 2], (1, 2), slots=slots)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import keras_rafm as kr
 
-#: Adam makes the most of differences in rounding, and float32 has but four digits of 1 − 0.999.
+#: Chosen so that Adam does not amplify differences in rounding. (`1 − 0.999` has only four digits in float32.)
 BETA_1, BETA_2, EPSILON = 0.75, 0.9375, 1e-3
 
 
@@ -21,7 +21,7 @@ RATE, DECAY = 0.1, 2.0
 
 
 class NumpyTable:
-    """A table in float64 of which every row decays in every step, and those that were read are updated."""
+    """A float64 table in which every step decays all rows and updates the rows that were read."""
 
     def __init__(self, weights: np.ndarray, rule: str = "adam") -> None:
         self.weights = weights.astype("float64")
@@ -30,7 +30,7 @@ class NumpyTable:
         self.second = np.zeros_like(self.weights) if rule == "adam" else np.full_like(self.weights, 0.1 + EPSILON)
 
     def step(self, rate: float, decay: float, rows: np.ndarray, gradient: np.ndarray) -> None:
-        """Rows may repeat."""
+        """Do one step. `rows` may repeat."""
         self.num_steps += 1
         self.weights *= 1 - rate * decay
         rows, positions = np.unique(rows, return_inverse=True)
@@ -48,12 +48,12 @@ class NumpyTable:
 
 @keras.saving.register_keras_serializable(package="test_idle_decay")
 class EveryRowInEveryStep(keras.optimizers.Optimizer):
-    """What `LazyAdam` must be equal to, in NumPy: for models that run eagerly."""
+    """The reference for `LazyAdam` in NumPy, for models that run eagerly. It decays all rows in every step."""
 
     def __init__(self, learning_rate: Any = RATE, decay: float = DECAY, **options: Any) -> None:
         super().__init__(learning_rate, **options)
         self.decay = decay
-        self.memory = SimpleNamespace(tables={})  # Keras would track a dict
+        self.memory = SimpleNamespace(tables={})  # not a dict, which Keras would track
 
     def apply(self, grads: list[Any], trainable_variables: Any = None) -> None:
         rate = float(self.learning_rate)
@@ -61,7 +61,7 @@ class EveryRowInEveryStep(keras.optimizers.Optimizer):
             weights = np.atleast_1d(variable.numpy())
             table = self.memory.tables.setdefault(variable.path, NumpyTable(weights))
             if not np.array_equal(table.weights.astype(variable.dtype), weights):
-                table.weights = weights.astype("float64")  # it was set from outside
+                table.weights = weights.astype("float64")  # other code set the weights
             if isinstance(gradient, tf.IndexedSlices):
                 rows, values = gradient.indices.numpy(), gradient.values.numpy()
             else:
@@ -99,7 +99,7 @@ PLAN = kr.RankPlan([2, 1, 2, 2, 1, 2, 1, 1, 2, 1, 2, 2], ranks=(1, 3))
 LEVELS = (1, 2)
 
 
-#: Batches of two samples. Some features come and go; 0, 1, 2 are in the first one and in the fourth, 9, 10, 11 in none.
+#: Batches of two samples. Features 0, 1 and 2 are idle between the first and the fourth batch; 9, 10 and 11 are in none.
 IDS = np.array(
     [
         [[0, 1, 2], [3, 4, -1]],
@@ -119,7 +119,7 @@ LABELS = normal(1, 6, 2, 1).astype("float32")
 NEVER_READ = (9, 10, 11)
 
 
-#: Four samples with every feature.
+#: Four samples that together have every feature.
 QUERY = np.arange(12, dtype="int32").reshape(4, 3)
 
 
@@ -134,7 +134,7 @@ def layer_of(model: keras.Model) -> kr.RaFMLayer:
 
 
 def build(optimizer: Any = None, kind: str = "rafm_model", run_eagerly: bool = True, **options: Any) -> keras.Model:
-    """By rows: the idle rows of tables that are read whole have nothing waiting on them."""
+    """Build a model that reads all tables by rows, because tables that are read whole never have pending decay."""
     ids, random = keras.Input((3,), dtype="int32", name="ids"), keras.initializers.RandomNormal(stddev=0.5)
     layer = kr.RaFMLayer(
         PLAN,
@@ -158,13 +158,13 @@ def train(model: keras.Model, batches: Sequence[int]) -> None:
 
 
 def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """As the layer gives them."""
+    """Return the weights that `get_weights` of the layer returns, by name."""
     layer = model.get_layer("rafm")
     return dict(zip([weight.name for weight in layer.weights], layer.get_weights(), strict=True))
 
 
 def raw_weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """As they are in memory."""
+    """Return the present values of the weights by name, without applying pending decay."""
     return {weight.name: weight.numpy() for weight in model.get_layer("rafm").weights}
 
 
@@ -186,7 +186,7 @@ def reference_after(num_batches: int, kind: str) -> tuple[list[np.ndarray], Simp
 
 
 def reference(num_batches: int, kind: str = "rafm_model") -> keras.Model:
-    """A model whose tables decay in every step, after some batches."""
+    """Return a model whose tables decay in every step, trained on some batches."""
     model = build(EveryRowInEveryStep(), kind)
     weights, memory = reference_after(num_batches, kind)
     model.optimizer.build(model.trainable_variables)
@@ -197,7 +197,7 @@ def reference(num_batches: int, kind: str = "rafm_model") -> keras.Model:
 
 
 def expected(num_batches: int, kind: str = "rafm_model") -> dict[str, np.ndarray]:
-    """The weights of `reference`."""
+    """Return the weights of `reference` by name."""
     names = [weight.name for weight in layer_of(build(kind=kind)).weights]
     return dict(zip(names, reference_after(num_batches, kind)[0], strict=True))
 
@@ -210,7 +210,7 @@ def state_after(num_batches: int, kind: str) -> tuple[list[np.ndarray], list[np.
 
 
 def halfway(num_batches: int = 4, kind: str = "rafm_model") -> keras.Model:
-    """A model trained by `LazyAdam` on some batches, with decay waiting on its idle rows."""
+    """Return a model that `LazyAdam` has trained on some batches, with decay pending on its idle rows."""
     model = build(lazy_adam(), kind)
     weights, state = state_after(num_batches, kind)
     model.optimizer.build(model.trainable_variables)

@@ -13,7 +13,7 @@ import keras_rafm as kr
 SHAPES = {"vector": (7,), "matrix": (7, 3), "cube": (7, 2, 2)}
 
 
-#: Rows come and go, one batch reads none, and no batch reads row 6.
+#: The rows that each batch reads. Most rows are idle at times, one batch reads no rows, and no batch reads row 6.
 BATCHES = ([2, 0, 4], [2, 5], [5, 2, 1, 0], [], [2, 3], [4, 2, 1])
 
 
@@ -43,7 +43,7 @@ FTRL = FTRL_WITHOUT_SHRINKAGE | {
 }
 
 
-#: Ours and Keras', which do the same where every row is in every batch.
+#: Optimizers of this package and of Keras. The two of a pair agree if every row is in every batch.
 PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "adam": (
         lambda **options: kr.optimizers.LazyAdam(0.1, idle_decay=0.0, **options),
@@ -60,7 +60,7 @@ PAIRS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
-#: Options that float32 holds exactly: Keras rounds them to it, also for float64 variables.
+#: Options that float32 represents exactly, because Keras rounds options to float32 even for float64 variables.
 EXACT: dict[str, dict[str, float]] = {
     "adam": {"beta_1": 0.75, "beta_2": 0.5, "epsilon": 2.0**-10},
     "adagrad": {"initial_accumulator_value": 0.5, "epsilon": 2.0**-10},
@@ -88,7 +88,7 @@ def dense(gradient: tf.IndexedSlices) -> tf.Tensor:
 
 
 def all_rows(num_rows: int, num_more: int, seed: int) -> list[int]:
-    """Every row, and some of them again."""
+    """Return all row numbers in random order, some of them repeated."""
     generator = np.random.default_rng(seed)
     again = generator.integers(0, num_rows, num_more)
     return generator.permutation(np.concatenate([np.arange(num_rows), again])).tolist()
@@ -102,12 +102,12 @@ def stepper(
     def step(gradients: list[Any]) -> None:
         optimizer.apply(gradients, variables)
 
-    # The number of rows is part of the first graph and left open in later ones.
+    # `reduce_retracing` makes a second graph for any number of rows, after a first one for a fixed number.
     return step if how == "eager" else tf.function(step, reduce_retracing=True)
 
 
 def assert_close(actual: Any, expected: Any, relative: float = 5e-5, message: str = "") -> None:
-    """The default leaves room for `1 − β₂`, whose float32 has four digits."""
+    """Compare arrays. The default tolerance is wide because `1 − β₂` has only four digits in float32."""
     np.testing.assert_allclose(actual, expected, rtol=relative, atol=relative / 10, err_msg=message)
 
 

@@ -46,7 +46,7 @@ def make_model(activation: str | None = None, **options: Any) -> kr.RaFMModel:
 
 
 def compiled(loss: Any = LOGITS_LOSS, optimizer: Any = None, run_eagerly: bool = True, **options: Any) -> kr.RaFMModel:
-    """A compiled model. For a step or two, running eagerly is twenty times faster than tracing (see `TestExecution`)."""
+    """Return a compiled model. It runs eagerly by default, which is twenty times faster than tracing for a step or two."""
     model = make_model(**options)
     model.compile(optimizer or keras.optimizers.SGD(0.1), loss, run_eagerly=run_eagerly)
     return model
@@ -57,7 +57,7 @@ def layer_of(model: kr.RaFMModel, name: str = "rafm") -> kr.RaFMLayer:
 
 
 def level_scores(model: kr.RaFMModel, ids: np.ndarray = IDS) -> list[np.ndarray]:
-    """`ŷ_1 … ŷ_m` of every sample, float64."""
+    """Return `ŷ_1 … ŷ_m` of every sample in float64."""
     return list(layer_of(model).level_scores(ids).numpy().astype("float64").T)
 
 
@@ -86,7 +86,7 @@ def assert_same_weights(one: keras.Model, other: keras.Model, atol: float = 1e-6
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=atol, err_msg=a.path)
 
 
-def moved(before: dict[str, np.ndarray], model: kr.RaFMModel) -> set[str]:
-    """Names of the weights that are not what they were."""
+def changed(before: dict[str, np.ndarray], model: kr.RaFMModel) -> set[str]:
+    """Return the names of the weights that differ from `before`."""
     after = weights_by_name(model)
     return {path.split("/", 1)[-1] for path in before if not np.array_equal(before[path], after[path])}

@@ -1,4 +1,4 @@
-"""Distribution strategies on the devices that `conftest.py` makes of one CPU."""
+"""Distribution strategies on the logical devices that `conftest.py` creates on one CPU."""
 
 import functools
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 @functools.cache
 def strategy_of(devices: int) -> tf.distribute.Strategy:
-    """One per number of devices: a second one on the same devices meets the collective operations of the first."""
+    """Return one strategy per number of devices. Two strategies on the same devices would disturb each other."""
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
     assert strategy.num_replicas_in_sync == devices
     return strategy
