@@ -175,10 +175,10 @@ class RaFMModel(keras.Model):
         does_several_steps = self.steps_per_execution > 1
         if does_several_steps and not self._will_count_steps():
             return reads, None
-        with_one = with_one_iterator(reads, num_epochs)
-        if does_several_steps and with_one is not reads:
-            return with_one, EpochInProgress(with_one["steps_per_epoch"])
-        return with_one, None
+        endless_reads = with_one_iterator(reads, num_epochs)
+        if does_several_steps and endless_reads is not reads:
+            return endless_reads, EpochInProgress(endless_reads["steps_per_epoch"])
+        return endless_reads, None
 
     def _will_count_steps(self) -> bool:
         """Return whether `fit` will train by the function that `make_train_function` of this class makes."""

@@ -45,6 +45,12 @@ class LazyAdam(RowSparse, keras.optimizers.Adam):
     Raises:
         ValueError: An argument is out of range, or `weight_decay`, `use_ema`, `gradient_accumulation_steps` or `amsgrad`
             is used. The first three would read or write whole tables in every step.
+
+    Example:
+
+    ```python
+    model.compile(keras_rafm.optimizers.LazyAdam(4e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    ```
     """
 
     state_names = ("_momentums", "_velocities")

@@ -26,7 +26,7 @@ class RowSparse(keras.optimizers.Optimizer):
     """
 
     loss_scale_factor: float | None
-    #: Attributes of the Keras optimizer that list its state variables in the order of the weights, and of their shapes.
+    #: Attributes of the Keras optimizer with its state: each is a list of variables in the order and shapes of the weights.
     state_names: tuple[str, ...] = ()
     #: Whether a row whose gradient is zero must never be updated, not even in a table that is read whole.
     skips_zero_gradients = False
@@ -209,7 +209,7 @@ class RowSparse(keras.optimizers.Optimizer):
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return super()._all_reduce_sum_gradients(gradients_and_variables)
-        # The appended row is behind the last one: no gradient is empty, and no row that nobody has read is touched.
+        # The appended row comes after the last row of the table. So no gradient is empty, and no idle row is updated.
         extended = [
             (
                 with_row_of_zeros(gradient, variable.shape[0]) if isinstance(gradient, tf.IndexedSlices) else gradient,
@@ -243,7 +243,10 @@ class RowSparse(keras.optimizers.Optimizer):
         )
 
     def _once_per_step(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """Return `compute()`, computed once for all variables of a step: small batches cost their number of operations."""
+        """Return `compute()`, called once for all variables of a step.
+
+        The time of a step on a small batch is determined by the number of its operations.
+        """
         return self._step_cache.get(key, compute)
 
 
@@ -256,7 +259,7 @@ def row_sparse_optimizer(optimizer: Any) -> RowSparse | None:
 class _StepCache:
     """Results of one step that several variables share.
 
-    It is an object of its own because Keras would track a dictionary that is an attribute of an optimizer.
+    This is a class because Keras would track a dictionary that is an attribute of an optimizer.
     """
 
     def __init__(self) -> None:

@@ -1,14 +1,14 @@
-"""The one record that this package attaches to objects of Keras and TensorFlow.
+"""The record that this package attaches to variables, graphs and datasets.
 
-Three kinds of objects carry it, in the attribute `_keras_rafm`: variables, graphs and datasets. Each of them is handed to
-code of this package by Keras or TensorFlow, long after other code of this package knew something about it: an optimizer
-gets a variable, not the layer that reads it; `fit` gets a dataset, not the arrays that it was made from. Neither library
-has a place for notes of others, and a dictionary elsewhere would have to follow the lifetime of these objects. An attribute
-lives exactly as long as the object, and a new object that Keras or TensorFlow derives from it starts without one: what
-was known of a dataset is not known of `dataset.map(...)`.
+Variables, graphs and datasets belong to Keras and TensorFlow, which hand them to one part of this package long after
+another part knew something about them. An optimizer gets a variable, but not the layer that reads it. `fit` gets a dataset, but not
+the arrays that the dataset was made from. Neither library offers a place for such knowledge. A dictionary of our own would
+have to follow the lifetimes of these objects. So the record is an attribute of the object, `_keras_rafm`, and lives exactly
+as long as the object.
 
-The record is never saved. Whoever writes it writes it again after loading: a `RaFMLayer` when it is built, an optimizer
-when it is built.
+A new object that Keras or TensorFlow derives from another one starts without a record: what is known about a dataset is not
+known about `dataset.map(...)`. The record is never saved. After loading, the layer and the optimizer write it again when
+they are built.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _ATTRIBUTE: Final = "_keras_rafm"
 
 @dataclasses.dataclass(frozen=True)
 class AttachedRecord:
-    """What this package knows about an object of Keras or TensorFlow. Every field has a default: "nothing is known".
+    """What this package knows about a variable, a graph or a dataset. The default of a field means: nothing is known.
 
     Attributes:
-        reading: On a variable: how training reads it. Written by `RaFMLayer`; read by the optimizers of this package and by
-            the layer's own lookups. See `rows.table_reading`.
-        idle_decay: On a variable: the `IdleDecay` that applies pending decay to its rows. Written by the optimizers of this
-            package; read by all code that reads or writes rows of tables. See `rows.idle_decay`.
-        distinct_row_ids: On a graph: the names of its tensors that hold row numbers without repetition. Written where rows
-            are looked up; read where sparse gradients are merged. See `rows.sparse_gradients`.
-        batch_size: On a dataset: the number of samples in its batches, the last one excepted. Written by the readers in
-            `data`; read by `RaFMModel.fit`. See `data.reading.array_batches`.
-        endless: On a dataset: a function from a number of epochs to a dataset of these epochs that does not end. Written by
-            the readers in `data`; read by `RaFMModel.fit`.
+        reading: On a variable: how training reads it. `RaFMLayer` writes it. The optimizers of this package and the lookups
+            of the layer read it. See `rows.table_reading`.
+        idle_decay: On a variable: the `IdleDecay` that applies its pending decay. The optimizers of this package write it.
+            All code that reads or writes rows of tables reads it. See `rows.idle_decay`.
+        distinct_row_ids: On a graph: the names of its tensors that hold row numbers without repetition. Code that looks up
+            rows writes it. Code that merges sparse gradients reads it. See `rows.sparse_gradients`.
+        batch_size: On a dataset: the number of samples in each batch except the last. The readers in `data` write it.
+            `RaFMModel.fit` reads it. See `data.reading.array_batches`.
+        endless: On a dataset: a function that returns an endless dataset, given the number of epochs that will be read. The
+            readers in `data` write it. `RaFMModel.fit` reads it.
     """
 
     reading: TableReading = TableReading.UNKNOWN

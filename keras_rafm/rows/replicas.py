@@ -30,8 +30,8 @@ def rows_below(gradient: tf.IndexedSlices, end: int) -> tf.IndexedSlices:
 def each_row_on_one_replica(gradients: list[Any]) -> list[Any]:
     """Return gradients with the same sum over the replicas, such that no two replicas hold the same row of a table.
 
-    Keras sums sparse gradients over replicas by concatenating them, and its optimizers are wrong on repeated rows. They
-    treat a missing row as a row of zeros, so adding row 0 to all gradients does no harm.
+    Keras sums sparse gradients over replicas by concatenating them, and the updates of its optimizers are wrong for
+    repeated rows. They treat a missing row as a row of zeros, so adding row 0 to all gradients does no harm.
     """
     context = tf.distribute.get_replica_context()
     is_sparse = [isinstance(gradient, tf.IndexedSlices) for gradient in gradients]

@@ -1,7 +1,8 @@
-"""How training reads a table, which decides what its gradient says about idle rows.
+"""The ways in which training reads a table.
 
-A `RaFMLayer` declares it for its tables when it is built, and again when a graph is made that reads them in another way.
-Optimizers ask for it: a row of zeros in a gradient may be the row of a table that is read whole, or an idle row.
+An optimizer needs to know them: a row of zeros in a gradient belongs to an idle row if the table is read by rows, but not
+if it is read whole. A `RaFMLayer` declares them for its tables when it is built, and again when it makes a graph that reads
+tables in another way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import enum
 class TableReading(enum.Enum):
     """How training reads a variable that holds one row per feature."""
 
-    #: The variable is not a table of a `RaFMLayer`. A sparse gradient holds the rows that were read, maybe repeated.
+    #: The variable is not a table of a `RaFMLayer`. A sparse gradient holds the rows in the batch, perhaps repeatedly.
     UNKNOWN = "unknown"
     #: Only the rows in the batch. In a dense gradient, as on several replicas, rows of zeros were not read.
     BY_ROWS = "by rows"
