@@ -1,10 +1,10 @@
 """The record that this package attaches to variables, graphs and datasets.
 
 Variables, graphs and datasets belong to Keras and TensorFlow, which hand them to one part of this package long after
-another part knew something about them. An optimizer gets a variable, but not the layer that reads it. `fit` gets a dataset, but not
-the arrays that the dataset was made from. Neither library offers a place for such knowledge. A dictionary of our own would
-have to follow the lifetimes of these objects. So the record is an attribute of the object, `_keras_rafm`, and lives exactly
-as long as the object.
+another part knew something about them. An optimizer gets a variable, but not the layer that reads it. `fit` gets a dataset,
+but not the arrays that the dataset was made from. Neither library offers a place for such knowledge. A dictionary of our
+own would have to follow the lifetimes of these objects. So the record is an attribute of the object, `_keras_rafm`, and
+lives exactly as long as the object.
 
 A new object that Keras or TensorFlow derives from another one starts without a record: what is known about a dataset is not
 known about `dataset.map(...)`. The record is never saved. After loading, the layer and the optimizer write it again when
