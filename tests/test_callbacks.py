@@ -649,7 +649,7 @@ def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], error: type[Ex
         (
             {"counts": COUNTS[1:]},
             ValueError,
-            r"layer: `counts` must be of shape \[num_features=30\], at least one. Received: shape \(29,\)",
+            r"layer: `counts` must be of shape \[num_features=30\] with at least one feature. Received: shape \(29,\)",
         ),
         ({"counts": -COUNTS}, ValueError, r"`counts` must be non-negative and finite. Received: counts\[1\]=-2"),
         ({"counts": ["a"] * 30}, TypeError, "`counts` must be numbers"),

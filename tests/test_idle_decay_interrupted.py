@@ -51,7 +51,7 @@ class TestCallbacks:
         model.fit(IDS.reshape(12, 3), LABELS.reshape(12, 1), callbacks=callbacks, **options)
 
     @pytest.mark.parametrize(
-        "given_as",
+        "wrap",
         [
             lambda callback, model: [callback],
             lambda callback, model: callback,
@@ -59,17 +59,17 @@ class TestCallbacks:
         ],
         ids=["list", "alone", "callback_list"],
     )
-    def test_see_settled_weights(self, given_as: Callable[[Any, Any], Any]) -> None:
+    def test_see_settled_weights(self, wrap: Callable[[Any, Any], Any]) -> None:
         model, seen = build(lazy_adam()), []
         look = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: seen.append(raw_weights_of(model)),
             on_train_end=lambda logs: seen.append(raw_weights_of(model)),
         )
-        self.fit(model, given_as(look, model))
+        self.fit(model, wrap(look, model))
         for one, other in zip(seen, [*expected_after_epochs(), expected_after_epochs()[-1]], strict=True):
             assert_same_weights(one, other)
 
-    def test_given_by_position(self) -> None:
+    def test_passed_by_position(self) -> None:
         """Pass callbacks as in `fit(x, y, batch_size, epochs, verbose, callbacks)`."""
         model, seen = build(lazy_adam()), []
         look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(raw_weights_of(model)))

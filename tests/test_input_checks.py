@@ -33,8 +33,8 @@ RUNS: dict[str, Callable[[keras.Model, Any], Any]] = {
 }
 
 
-def make(inputs: Any, given: Any = None, run_eagerly: bool = False) -> kr.RaFMModel:
-    model = kr.RaFMModel(inputs, kr.RaFMLayer(PLAN, name="rafm")(inputs if given is None else given))
+def make(inputs: Any, layer_inputs: Any = None, run_eagerly: bool = False) -> kr.RaFMModel:
+    model = kr.RaFMModel(inputs, kr.RaFMLayer(PLAN, name="rafm")(inputs if layer_inputs is None else layer_inputs))
     model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=run_eagerly)
     return model
 
@@ -112,29 +112,29 @@ class TestStructures:
         inputs = {"dict": {"ids": ids, "values": values}, "list": [values, ids], "tuple": (ids, values)}[kind]
         return make(inputs, {"ids": ids, "values": values}, run_eagerly=True)
 
-    def given(self, kind: str, ids: Any, values: Any = VALUES) -> Any:
+    def structure(self, kind: str, ids: Any, values: Any = VALUES) -> Any:
         return {"dict": {"ids": ids, "values": values}, "list": [values, ids], "tuple": (ids, values)}[kind]
 
     @pytest.mark.parametrize("kind", ["dict", "list", "tuple"])
     def test_ids_are_checked(self, kind: str) -> None:
         model = self.several(kind)
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float64")):
-            model(self.given(kind, tf.constant(IDS, tf.float64), tf.constant(VALUES)))
+            model(self.structure(kind, tf.constant(IDS, tf.float64), tf.constant(VALUES)))
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float")):
-            model.fit(self.given(kind, IDS + 0.5), LABELS, verbose=0)
+            model.fit(self.structure(kind, IDS + 0.5), LABELS, verbose=0)
         wide = IDS.astype("int64")
         wide[0, 0] = TOO_WIDE
         with pytest.raises(tf.errors.InvalidArgumentError, match=f"must fit int32.*{TOO_WIDE}"):
-            model.fit(self.given(kind, wide), LABELS, verbose=0)
+            model.fit(self.structure(kind, wide), LABELS, verbose=0)
 
     @pytest.mark.parametrize("kind", ["dict", "list", "tuple"])
     @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
     def test_values_may_be_any_numbers(self, kind: str, dtype: str) -> None:
         model = self.several(kind)
         expected = model.get_layer("rafm").level_scores({"ids": IDS, "values": VALUES.astype(dtype)})[:, -1:]
-        given = self.given(kind, IDS.astype("int64"), VALUES.astype(dtype))
-        np.testing.assert_allclose(model(given).numpy(), expected.numpy(), rtol=0, atol=1e-6)
-        assert "dependent_loss_1" in model.fit(given, LABELS, verbose=0).history
+        inputs = self.structure(kind, IDS.astype("int64"), VALUES.astype(dtype))
+        np.testing.assert_allclose(model(inputs).numpy(), expected.numpy(), rtol=0, atol=1e-6)
+        assert "dependent_loss_1" in model.fit(inputs, LABELS, verbose=0).history
 
     def test_dict_for_a_model_with_one_unnamed_structure(self) -> None:
         """Keras matches the keys of a dict with the names of the inputs."""
@@ -174,9 +174,9 @@ class TestRagged:
     def test_good_ids_of_another_width(self) -> None:
         model = self.model()
         expected = model.get_layer("rafm").level_scores(IDS)[:, -1:]
-        given = self.ragged(IDS.astype("int64"))
-        np.testing.assert_allclose(model(given).numpy(), expected.numpy(), rtol=0, atol=1e-6)
-        assert "dependent_loss_1" in model.fit(given, LABELS, verbose=0).history
+        inputs = self.ragged(IDS.astype("int64"))
+        np.testing.assert_allclose(model(inputs).numpy(), expected.numpy(), rtol=0, atol=1e-6)
+        assert "dependent_loss_1" in model.fit(inputs, LABELS, verbose=0).history
 
     def test_floats(self) -> None:
         with pytest.raises(TypeError, match=NOT_INTEGERS.format("float32")):

@@ -176,7 +176,7 @@ class TestAccessToWeights:
             (3, [2, 0], np.ones((2, 4)), "must be of level 3 or above. Received: feature 0"),
             (1, [6], [[1, 2]], r"`feature_ids` must be in \[0, 6\). Received: 6"),
             (1, [-1], [[1, 2]], r"`feature_ids` must be in \[0, 6\). Received: -1"),
-            (1, [2, 0, 2], np.ones((3, 2)), "must not repeat. Received feature 2"),
+            (1, [2, 0, 2], np.ones((3, 2)), "must not repeat. Received: feature 2"),
             (1, [[0, 1]], np.ones((2, 2)), r"`feature_ids` must be one-dimensional. Received: shape \(1, 2\)"),
             (1, [0, 1], np.ones((1, 2)), r"`matrix` must be of shape \(2, 2\). Received: shape \(1, 2\)"),
             (1, [0, 1], np.ones((2, 3)), r"`matrix` must be of shape \(2, 2\)"),

@@ -388,14 +388,14 @@ class TestErrors:
             ([], r"at least one.*Received: shape \(0,\)"),
         ],
     )
-    @pytest.mark.parametrize("given_to", ["from_counts", "init"])
-    def test_counts(self, counts: object, message: str, given_to: str) -> None:
+    @pytest.mark.parametrize("method", ["from_counts", "init"])
+    def test_counts(self, counts: object, message: str, method: str) -> None:
         make = {
             "init": lambda: kr.RankPlan([1, 2, 1], (4, 8), counts),
             "from_counts": lambda: kr.RankPlan.from_counts(counts, (4, 8), (2,)),
         }
         with pytest.raises(ValueError, match=message):
-            make[given_to]()
+            make[method]()
 
     def test_counts_of_another_length(self) -> None:
         with pytest.raises(ValueError, match=r"`counts` must be of shape \[num_features=3\].*\(2,\)"):
