@@ -17,7 +17,8 @@ from keras_rafm.checks.model_inputs import check_integer_inputs
 from keras_rafm.frequency_buckets import FrequencyLoss, bucket_of_counts, rarest_counts
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.score.occurrences import occurrences
-from keras_rafm.training.downstream import find_downstreams, nodes_above
+from keras_rafm.training.downstream import find_downstreams
+from keras_rafm.training.functional_graph import inputs_of_call, nodes_above
 from keras_rafm.training.imitation import imitations_of, names_of_outputs
 
 
@@ -81,8 +82,8 @@ class LevelScores:
             raise ValueError(f"`analysis_data` can't be used with {model.name}, leave it out: {error}") from error
         layer_inputs = []
         for downstream in self._downstreams:
-            (arguments,) = (node.arguments for node in nodes_above(outputs) if node.operation is downstream.layer)
-            layer_inputs.append(arguments.args[0] if arguments.args else arguments.kwargs["inputs"])
+            (node,) = (node for node in nodes_above(outputs) if node.operation is downstream.layer)
+            layer_inputs.append(inputs_of_call(node))
         joining = [downstream.joining for downstream in self._downstreams]
         self._is_sequential = not hasattr(model, "input")
         self._values = keras.Model(

@@ -14,6 +14,7 @@ from keras_rafm.frequency_buckets import checked_counts
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.rank_plan import PlanSizes
 from keras_rafm.rows.access import read_rows
+from keras_rafm.training.functional_graph import rafm_layers_of
 
 
 class ShownLayer:
@@ -69,7 +70,7 @@ def shown_layers(model: keras.Model, counts: Any, names: Any) -> list[ShownLayer
         TypeError: As `ShownLayer`.
         ValueError: There is none, a mapping names others, or as `ShownLayer`.
     """
-    found = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
+    found = rafm_layers_of(model)
     if not found:
         raise ValueError(f"keras_rafm.callbacks.TensorBoard needs a model with a RaFMLayer. {model.name} has none")
     counts_of = _per_layer(counts, found, "counts")
