@@ -144,7 +144,8 @@ def plot_loss_by_frequency(
         num_left_out = len(losses) - len(losses_by_model[name])
     if not any(losses_by_model.values()):
         raise ValueError(
-            f"at least one bucket must have `min_samples`={min_samples} samples. Received: `ids` of {buckets.size} samples, "
+            f"at least one bucket must have `min_samples`={min_samples} samples. "
+            f"Received: `ids` of {buckets.size} samples, "
             f"{np.bincount(buckets - buckets.min()).max() if buckets.size else 0} in the largest bucket"
         )
     ax = _axes(ax)

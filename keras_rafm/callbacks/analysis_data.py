@@ -20,8 +20,8 @@ def check_kind(data: Any) -> None:
     """Raise a `TypeError` if `data` can't be analysis data."""
     if not (data is None or isinstance(data, (Samples, tf.data.Dataset)) or _is_pair(data)):
         raise TypeError(
-            "`analysis_data` must be keras_rafm.data.Samples, a tuple (inputs, labels) or a tf.data.Dataset of such tuples. "
-            f"Received: {_kind(data)}"
+            "`analysis_data` must be keras_rafm.data.Samples, a tuple (inputs, labels) or a tf.data.Dataset of such "
+            f"tuples. Received: {_kind(data)}"
         )
 
 

@@ -74,8 +74,8 @@ class LevelScores:
         outputs = getattr(model, "outputs", None)
         if not outputs:
             raise ValueError(
-                f"`analysis_data` needs a functional or sequential model; leave it out for others. Received: {model.name}, a "
-                f"{type(model).__name__} without `outputs`"
+                "`analysis_data` needs a functional or sequential model; leave it out for others. "
+                f"Received: {model.name}, a {type(model).__name__} without `outputs`"
             )
         try:
             self._downstreams = find_downstreams(outputs, layers)
