@@ -96,6 +96,7 @@ def _per_layer(value: Any, layers: list[RaFMLayer], argument: str) -> dict[str, 
     unknown = set(value) - set(names)
     if unknown:
         raise ValueError(
-            f"the keys of `{argument}` must be names of RaFMLayers of the model, {names}. Received: {sorted(map(str, unknown))}"
+            f"the keys of `{argument}` must be names of RaFMLayers of the model, {names}. "
+            f"Received: {sorted(map(str, unknown))}"
         )
     return {name: value.get(name) for name in names}

@@ -157,7 +157,7 @@ class TestErrors:
     def test_signature_with_other_inputs(self, program: Path, tmp_path: Path) -> None:
         done = run(program, "--signature", "examples", kr.export(model(False), tmp_path / "m"), text="0\n")
         assert done.returncode == 1
-        assert "don't know what to give to the input 'examples'" in done.stderr
+        assert "the inputs of the signature must be 'ids' and 'values', received 'examples'" in done.stderr
 
 
 def test_exports_of_keras_itself(program: Path, tmp_path: Path) -> None:

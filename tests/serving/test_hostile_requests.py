@@ -52,7 +52,7 @@ def dtype_of(number: int) -> Any:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """By the precision of factors; `deep` is a model whose ids go elsewhere too."""
     folder = tmp_path_factory.mktemp("served")
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     made = models.raw_model(adapted)
     paths = {
         precision: kr.export(made, folder / precision, adapted, precision=precision)

@@ -23,7 +23,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def test_what_it_says(tmp_path: Path) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     model = models.raw_model(adapted)
     path = kr.export(model, tmp_path / "shop", adapted, metrics={"val_log_loss": 0.25, "auc": np.float32(0.75)})
     card = load_model_card(path)
@@ -60,7 +60,7 @@ def test_metrics_that_are_no_numbers(tmp_path: Path) -> None:
 
 
 def test_signatures_are_documented_as_they_are(tmp_path: Path) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     path = kr.export(models.raw_model(adapted), tmp_path / "m", adapted)
     card = load_model_card(path)["signatures"]
     loaded = tf.saved_model.load(str(path)).signatures
@@ -75,7 +75,7 @@ def test_signatures_are_documented_as_they_are(tmp_path: Path) -> None:
 
 
 def test_markdown(tmp_path: Path) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     path = kr.export(models.raw_model(adapted), tmp_path / "shop", adapted, metrics={"auc": 0.75}, precision="int8")
     text = (path / "assets.extra" / "model_card.md").read_text(encoding="utf-8")
     for line in (
@@ -91,7 +91,7 @@ def test_markdown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["trained", "bfloat16", "int8"])
 def test_loss_of_what_is_exported(tmp_path: Path, precision: Any) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     model = models.raw_model(adapted)
     encoded = models.encoded(adapted)
     path = kr.export(
@@ -130,7 +130,7 @@ def test_evaluation_of_a_model_without_loss(tmp_path: Path) -> None:
 
 class TestLevel:
     def test_factors_of_a_level_alone_are_stored(self, tmp_path: Path) -> None:
-        adapted = models.schema()
+        adapted = models.adapted_schema()
         model = models.raw_model(adapted)
         layer = model.layers[-1]
         for level in (1, 2, 3):
@@ -145,7 +145,7 @@ class TestLevel:
 
     @pytest.mark.parametrize("level", [0, 4, -1])
     def test_levels_that_are_not_there(self, tmp_path: Path, level: int) -> None:
-        adapted = models.schema()
+        adapted = models.adapted_schema()
         with pytest.raises(ValueError, match=rf"`level` must be in 1 … 3\. Received: level={level}"):
             kr.export(models.raw_model(adapted), tmp_path / "m", adapted, level=level)
         assert list(tmp_path.iterdir()) == []

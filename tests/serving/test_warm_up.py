@@ -61,7 +61,7 @@ def check(path: Path, signatures: tuple[str, ...], probability: np.ndarray) -> N
 
 @pytest.mark.parametrize("as_frame", [False, True])
 def test_raw_rows(tmp_path: Path, as_frame: bool) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     model = models.raw_model(adapted)
     rows: Any = pd.DataFrame(models.ROWS) if as_frame else models.ROWS
     options: Any = {"warm_up_batch_sizes": SIZES, "warm_up_signatures": models.ALL}
@@ -102,7 +102,7 @@ def test_ids_of_samples_of_several_lengths(tmp_path: Path, kind: str) -> None:
 
 
 def test_chosen_signatures_only(tmp_path: Path) -> None:
-    adapted = models.schema()
+    adapted = models.adapted_schema()
     model = models.raw_model(adapted)
     path = kr.export(model, tmp_path / "m", adapted, signatures=["raw"], warm_up=models.ROWS)
     assert set(replayed(path)) == {("serving_default", 1), ("raw", 1)}
