@@ -1,4 +1,4 @@
-"""A functional model in the form for serving: its inputs, its layers, and the answers that it gives."""
+"""A functional model prepared for serving: its inputs, its layers and its answers."""
 
 from __future__ import annotations
 
