@@ -108,7 +108,7 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
         fit(twice, tmp_path, analysis_data=(IDS, LABELS))
     wide, _ = wide_and_deep(kr.RaFMModel)
     wide.compile("sgd", "mse")
-    samples = kr.data.Samples(IDS, np.ones(IDS.shape, np.float32), LABELS)
+    samples = kr.data.Samples(IDS, (IDS >= 0).astype(np.float32), LABELS)
     x = {"ids": IDS, "wide": np.ones((60, 2), np.float32)}
     with pytest.raises(ValueError, match=r"also takes \['wide'\]"):
         fit(wide, tmp_path, x, {"click": LABELS, "price": LABELS}, analysis_data=samples)

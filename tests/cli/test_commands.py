@@ -249,7 +249,7 @@ def test_export_options(trained, data, tmp_path):
     assert card["metrics"]["test_log_loss"] == low["log_loss"]
     for wrong, message in (
         (["--as-version", "9"], "9 exists"),
-        (["--signatures", "row"], "`signatures` must be of"),
+        (["--signatures", "row"], "`signatures` must be among"),
         (["--level", "5"], "`level` must be in 1 … 2"),
         (["--warm-up", tmp_path / "no.csv"], "there is no file"),
     ):
