@@ -115,7 +115,8 @@ def export(
         check_schema(schema, served)
     stored: dict[str, Any] = {"factors": precision}
     if evaluation is not None:
-        stored["loss"] = compare_losses(model, graph, served, *evaluation)
+        inputs, labels = evaluation
+        stored["loss"] = compare_losses(model, graph, served, inputs, labels)
     with directory.unfinished() as unfinished:
         raw = None
         if schema is not None:
