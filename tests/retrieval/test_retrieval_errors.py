@@ -102,7 +102,7 @@ class TestErrors:
             with pytest.raises(error, match=message):
                 context_vector(model, features)
 
-    def test_values_for_a_model_without(self) -> None:
+    def test_values_for_a_model_without_values(self) -> None:
         model = ids_model(kr.RaFMLayer(FOUR_LEVELS))
         with pytest.raises(ValueError, match="takes ids without values"):
             item_matrix(model, {"ids": ITEM_IDS, "values": ITEM_IDS})

@@ -136,7 +136,7 @@ class TestErrors:
         done = run(program, kr.export(make_model(False), tmp_path / "m"), text="0 1 2 3\n")
         assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "score: line 1: the model takes 3 ids, received 4")
 
-    def test_values_for_a_model_without(self, program: Path, tmp_path: Path) -> None:
+    def test_values_for_a_model_without_values(self, program: Path, tmp_path: Path) -> None:
         done = run(program, kr.export(make_model(False), tmp_path / "m"), text="0:0.5\n")
         assert done.returncode == 2
         assert "the model takes none" in done.stderr
@@ -161,7 +161,7 @@ class TestErrors:
 
 
 def test_exports_of_keras_itself(program: Path, tmp_path: Path) -> None:
-    """Keras exports all variables: the C++ runtime would miss those that Keras overlooks, though Python finds them."""
+    """The C++ runtime would miss variables that Keras' export overlooks, though Python finds them. So this runs in C."""
     for kind in (kr.RaFMModel, keras.Model):
         ids = keras.Input((3,), dtype="int32", name="ids")
         model = kind(ids, kr.RaFMLayer(PLAN)(ids))

@@ -281,7 +281,7 @@ class TestServing:
         whole, unknown, *_ = served.answers[kind].outputs
         assert_response(unknown, whole)
 
-    def test_batch_of_one_and_of_none(self, served: Served, kind: str) -> None:
+    def test_one_sample_and_no_samples(self, served: Served, kind: str) -> None:
         whole, _, one, none = served.answers[kind].outputs
         assert_response(one, {name: value[:1] for name, value in whole.items()})
         assert {name: value.shape for name, value in none.items()} == dict.fromkeys(whole, (0, 1))

@@ -178,7 +178,7 @@ def test_vocabularies_of_models_in_one_process(tmp_path: Path) -> None:
         assert_scores(outputs, expected)
 
 
-def test_requests_of_one_row_of_none_and_of_missing_values(tmp_path: Path) -> None:
+def test_one_row_no_rows_and_missing_values(tmp_path: Path) -> None:
     rows = {**ROWS, **LISTS}
     schema = new_schema(lists=True)
     schema.adapt(in_python(rows))

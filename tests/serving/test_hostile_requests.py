@@ -164,7 +164,7 @@ class TestIds:
         answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=[1, 1, 1], row_splits=splits)
         assert answer is None
 
-    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], kind: str) -> None:
+    def test_number_of_values_differs_from_ids(self, servers: dict[str, Server], kind: str) -> None:
         for number in (0, 2, 4):
             answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=np.ones(number), row_splits=[0, 3])
             assert answer is None
@@ -246,7 +246,7 @@ class TestExamples:
                     assert rows[2, 0] != rows[0, 0] or rows.dtype == np.int64
 
     @pytest.mark.parametrize("number", [0, 1, 3])
-    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], number: int) -> None:
+    def test_number_of_values_differs_from_ids(self, servers: dict[str, Server], number: int) -> None:
         texts = np.array([example([0, 3], [1.0, 2.0]), example([0, 3], [1.0] * number)], object)
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"must have equally many numbers.*\[1\]"):
             servers["without schema"]("examples", examples=texts)

@@ -127,7 +127,7 @@ def test_unknown_ids_and_padding_contribute_nothing(levels: list[int], kind: str
 @pytest.mark.parametrize("kind", ["dense_values", "ragged_values", "sparse"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("precision", ["trained", "int8"])
-def test_values_that_are_not_finite_spoil_their_own_sample_alone(kind: str, value: float, precision: Any) -> None:
+def test_values_that_are_not_finite_affect_only_their_own_sample(kind: str, value: float, precision: Any) -> None:
     """Other samples keep their scores: a server puts requests of several clients into one batch."""
     plan = kr.RankPlan([2, 1, 2], (2, 3))
     layer = large_random_layer(plan)

@@ -146,7 +146,7 @@ def test_saved_model_cli(written: Written) -> None:
     np.testing.assert_allclose(probability, written.records["raw"]["serving_default"]["probability"], rtol=0, atol=1e-6)
 
 
-def test_batches_of_one_and_of_none(written: Written) -> None:
+def test_one_row_and_no_rows(written: Written) -> None:
     exported = written.exported["raw"]
     assert exported.schema is not None
     loaded = tf.saved_model.load(str(exported.path))
@@ -187,7 +187,7 @@ class TestChoice:
             ("classify", "'classify': it was not compiled with a log-loss"),
         ],
     )
-    def test_what_a_model_cannot_have(self, tmp_path: Path, name: str, message: str) -> None:
+    def test_signatures_that_a_model_cannot_have(self, tmp_path: Path, name: str, message: str) -> None:
         ids = keras.Input((2,), dtype="int32", name="ids")
         model = keras.Model(ids, kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids))
         model.compile("sgd", "mse")
