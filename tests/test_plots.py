@@ -1,4 +1,4 @@
-"""Buckets of frequency, and what the figures draw."""
+"""Frequency buckets, and the content of figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from losses import log_losses
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,20 +29,15 @@ SCORES = {"FM 4": RNG.normal(size=200), "RaFM": RNG.normal(size=(200, 1))}
 RAREST = np.array([min((COUNTS[i] for i in row if i >= 0), default=-1) for row in IDS])
 
 
-def log_loss(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    p = 1 / (1 + np.exp(-logits))
-    return -(labels * np.log(p) + (1 - labels) * np.log(1 - p))
-
-
 @pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.float32])
 def test_count_of_the_rarest_feature(dtype: Any) -> None:
-    found = frequency_buckets.rarest_counts(IDS, COUNTS.astype(dtype))
-    np.testing.assert_array_equal(found, RAREST)
+    counts = frequency_buckets.rarest_counts(IDS, COUNTS.astype(dtype))
+    np.testing.assert_array_equal(counts, RAREST)
     assert frequency_buckets.rarest_counts(np.zeros((2, 0), int), COUNTS.astype(dtype)).tolist() == [-1, -1]
     assert frequency_buckets.rarest_counts(np.zeros((0, 3), int), COUNTS.astype(dtype)).shape == (0,)
 
 
-def test_every_count_is_in_the_bucket_that_is_named_so() -> None:
+def test_bucket_of_each_count_and_its_name() -> None:
     counts = [-1, 0, 0.5, 1, 3, 3.9, 4, 15, 16, 63, 64, 4**15 - 1, 4**15]
     buckets = frequency_buckets.bucket_of_counts(counts)
     assert buckets.tolist() == [-1, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 15, 16]
@@ -52,11 +48,11 @@ def test_every_count_is_in_the_bucket_that_is_named_so() -> None:
 @pytest.mark.parametrize("loss", ["log_loss", "rmse"])
 def test_loss_by_bucket(loss: Any) -> None:
     buckets = frequency_buckets.bucket_of_counts(RAREST)
-    found = frequency_buckets.loss_by_bucket(LABELS, SCORES["RaFM"], buckets, loss)
+    losses = frequency_buckets.loss_by_bucket(LABELS, SCORES["RaFM"], buckets, loss)
     scores = SCORES["RaFM"][:, 0]
-    values = log_loss(LABELS, scores) if loss == "log_loss" else np.square(LABELS - scores)
-    assert [bucket.bucket for bucket in found] == sorted(set(buckets.tolist()))
-    for bucket in found:
+    values = log_losses(LABELS, scores) if loss == "log_loss" else np.square(LABELS - scores)
+    assert [bucket.bucket for bucket in losses] == sorted(set(buckets.tolist()))
+    for bucket in losses:
         inside = buckets == bucket.bucket
         expected = values[inside].mean()
         assert bucket.loss == pytest.approx(expected if loss == "log_loss" else np.sqrt(expected))
@@ -89,13 +85,13 @@ def test_log_losses_of_probabilities_and_of_extreme_scores() -> None:
         ([[0]], ["a"], TypeError, "`counts` must be numbers"),
     ],
 )
-def test_what_has_no_rarest_feature(ids: Any, counts: Any, error: type[Exception], message: str) -> None:
+def test_rarest_counts_refuses_wrong_ids_and_counts(ids: Any, counts: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         frequency_buckets.rarest_counts(ids, counts)
 
 
 def bands(ax: Axes) -> list[tuple[float, float, str]]:
-    """Where each band starts and ends, and its label."""
+    """Return the start, the end and the label of each band."""
     return [(patch.get_x(), patch.get_x() + patch.get_width(), patch.get_label()) for patch in ax.patches]
 
 
@@ -126,13 +122,13 @@ def test_frequencies_of_counts() -> None:
     assert label == "all features: 100% of features, 100% of occurrences (2 never occur)"
 
 
-def test_a_count_at_a_threshold_is_below_it_as_in_a_plan() -> None:
+def test_count_equal_to_a_threshold_is_in_the_lower_level() -> None:
     ax = plots.plot_frequencies(COUNTS, thresholds=(7,))
     assert [band[:2] for band in bands(ax)] == [(0.5, 5.5), (5.5, 10.5)]
     assert kr.RankPlan.from_counts(COUNTS, (2, 3), (7,)).level_sizes == (10, 5)
 
 
-def test_levels_that_do_not_follow_the_counts_and_are_empty() -> None:
+def test_empty_level_and_levels_that_do_not_follow_the_counts() -> None:
     ax = plots.plot_frequencies(kr.RankPlan([1, 3, 1, 3], (2, 3, 4), counts=[9, 2, 5, 4]))
     assert ax.lines[0].get_ydata().tolist() == [4, 2, 9, 5]
     assert [label.split(":")[0] for *_, label in bands(ax)] == ["level 3, rank 4", "level 1, rank 2"]
@@ -155,7 +151,7 @@ def test_loss_by_frequency(counts: Any, tmp_path: Path) -> None:
     assert [line.get_label() for line in ax.lines] == ["FM 4", "RaFM"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["FM 4", "RaFM"]
     for line, scores in zip(ax.lines, SCORES.values(), strict=True):
-        values = log_loss(LABELS, scores.reshape(-1))
+        values = log_losses(LABELS, scores.reshape(-1))
         np.testing.assert_allclose(line.get_ydata(), [values[buckets == bucket].mean() for bucket in present])
     ticks = [label.get_text() for label in ax.get_xticklabels()]
     names = [frequency_buckets.bucket_name(bucket).replace("_", " ") for bucket in present]
@@ -165,7 +161,7 @@ def test_loss_by_frequency(counts: Any, tmp_path: Path) -> None:
     ax.figure.savefig(tmp_path / "figure.png")
 
 
-def test_small_buckets_are_left_out_and_that_is_said() -> None:
+def test_small_buckets_are_left_out_and_counted_in_the_label() -> None:
     buckets, sizes = np.unique(frequency_buckets.bucket_of_counts(RAREST), return_counts=True)
     ax = plots.plot_loss_by_frequency(SCORES, LABELS, IDS, COUNTS, loss="rmse")
     assert 0 < (sizes < 30).sum() < len(buckets)
@@ -174,7 +170,7 @@ def test_small_buckets_are_left_out_and_that_is_said() -> None:
     assert ax.get_ylabel() == "root of the mean squared error"
 
 
-def test_axes_that_are_given_are_drawn_on() -> None:
+def test_given_axes_are_used() -> None:
     left, right = Figure().subplots(1, 2)
     assert plots.plot_frequencies(PLAN, ax=left) is left
     assert plots.plot_loss_by_frequency(SCORES, LABELS, IDS, COUNTS, ax=right) is right
@@ -186,13 +182,13 @@ def test_axes_that_are_given_are_drawn_on() -> None:
     ("arguments", "message"),
     [
         ((kr.RankPlan([1, 2], (2, 3)),), r"a RankPlan made from counts. Received: RankPlan\("),
-        (([0, 0],), "features that occur"),
+        (([0, 0],), "at least one feature that occurs"),
         (([1, -1],), "non-negative and finite"),
         (([1, 2], (3, 2)), r"`thresholds` must be non-negative and increasing. Received: \(3, 2\)"),
         (([1, 2], (-1,)), "`thresholds`"),
     ],
 )
-def test_frequencies_that_can_not_be_drawn(arguments: Any, message: str) -> None:
+def test_frequencies_that_cannot_be_drawn(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plots.plot_frequencies(*arguments)
 
@@ -201,20 +197,24 @@ def test_frequencies_that_can_not_be_drawn(arguments: Any, message: str) -> None
     ("changed", "error", "message"),
     [
         ({"scores": SCORES["RaFM"]}, TypeError, "`scores` must map names to scores. Received: ndarray"),
-        ({"scores": {}}, ValueError, "`scores` must have one model or more"),
+        ({"scores": {}}, ValueError, "`scores` must have at least one model"),
         ({"scores": {"a": np.ones(199)}}, ValueError, r"scores\['a'\]: .*scores of shape \(199,\)"),
         ({"labels": np.ones(3)}, ValueError, r"scores\['FM 4'\]: .*labels of shape \(3,\)"),
         ({"counts": kr.RankPlan(np.ones(10, int), (2,))}, ValueError, "`counts` must be counts or a RankPlan made from"),
         ({"loss": "mse"}, ValueError, "`loss` must be one of 'log_loss', 'rmse'. Received: loss='mse'"),
-        ({"min_samples": 1000}, ValueError, "must have `min_samples`=1000 samples in one bucket or more. Received: 200"),
+        (
+            {"min_samples": 1000},
+            ValueError,
+            "at least one bucket must have `min_samples`=1000 samples. Received: `ids` of 200 samples",
+        ),
         (
             {"ids": IDS[:0], "labels": LABELS[:0], "scores": {"a": LABELS[:0]}},
             ValueError,
-            "Received: 0 samples, 0 in the largest",
+            "Received: `ids` of 0 samples, 0 in the largest",
         ),
     ],
 )
-def test_losses_that_can_not_be_drawn(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_losses_that_cannot_be_drawn(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {"scores": SCORES, "labels": LABELS, "ids": IDS, "counts": COUNTS, **changed}
     with pytest.raises(error, match=message):
         plots.plot_loss_by_frequency(**arguments)
@@ -223,7 +223,7 @@ def test_losses_that_can_not_be_drawn(changed: dict[str, Any], error: type[Excep
 def test_matplotlib_is_not_needed_for_the_rest() -> None:
     program = """
 import sys
-sys.modules["matplotlib"] = None  # Keras imports it where it is installed
+sys.modules["matplotlib"] = None  # Keras imports matplotlib if it is installed
 import keras_rafm
 try:
     keras_rafm.plots.plot_frequencies([3, 2])

@@ -1,9 +1,9 @@
-"""A client of TF Serving's REST API on Python's standard library alone.
+"""A client of TF Serving's REST API. It needs only Python's standard library.
 
     python rest_client.py --model clicks --ids "1 20 300" --ids "4 50"
     python rest_client.py --server localhost:8501 --model clicks --signature raw < rows.jsonl
 
-A line of the input is a row, a line of the output what the model says of it.
+Each line of the input is a row, and each line of the output is the answer to one row.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from client_command import ServingError, Signature, TensorInfo, main
 
 
 class RestClient:
-    """Calls one model on one server over a connection that is kept. Threads must not share it.
+    """A client for one model on one server. It reuses its connection; threads must not share it.
 
-    Every method raises `ServingError`; its `code` is `HTTP` with the number of the status, or `UNAVAILABLE` or
-    `DEADLINE_EXCEEDED` if there is no answer. Numbers may be NaN or infinite both ways.
+    Every method raises `ServingError` if the call fails. Its `code` is `HTTP` with the number of the status, or
+    `UNAVAILABLE` or `DEADLINE_EXCEEDED` if there is no answer. Numbers in requests and answers may be NaN or infinite.
 
     Args:
-        server: `host:port`, or `https://host/prefix` and the like.
+        server: `host:port`, or a URL such as `https://host/prefix`.
         model: The name of the model.
-        version: Its version. Default: the highest that is served.
+        version: The version of the model. Default: the highest that is served.
         label: The label of a version, in place of its number.
         timeout: How long to wait for the server, in seconds.
     """
@@ -50,63 +50,64 @@ class RestClient:
         self._connection.close()
 
     def predict(self, inputs: Mapping[str, Any], signature: str = "serving_default") -> dict[str, Any]:
-        """Call a signature, with columns.
+        """Return the outputs of a signature for a request of columns.
 
         Args:
-            inputs: Lists, nested as the tensors are, or NumPy arrays. Strings are `str`, or `bytes` if they aren't text.
-            signature: Its name.
+            inputs: Nested lists or NumPy arrays by the names of inputs. Strings are `str`, or `bytes` if they aren't text.
+            signature: The name of the signature.
 
         Returns:
-            Its outputs as nested lists.
+            The outputs by name, as nested lists.
         """
         answer = self._post("predict", {"signature_name": signature, "inputs": inputs})["outputs"]
         if isinstance(answer, dict):
             return answer
-        # Where there is one output, the server leaves its name out.
+        # The server leaves out the name of a single output.
         (name,) = self.signatures()[signature].outputs
         return {name: answer}
 
     def predict_rows(self, rows: Sequence[Mapping[str, Any]], signature: str = "serving_default") -> list[Any]:
-        """Call a signature, with rows.
+        """Return the outputs of a signature for a request of rows.
 
         Args:
-            rows: All inputs by name for each row; lists of one name must be equally long.
-            signature: Its name.
+            rows: The inputs of each row by name. Lists of one name must be equally long in all rows.
+            signature: The name of the signature.
 
         Returns:
-            The outputs by name for each row, or the output itself where there is one.
+            The outputs of each row by name, or the output itself if there is only one.
         """
         answer: list[Any] = self._post("predict", {"signature_name": signature, "instances": rows})["predictions"]
         return answer
 
     def classify(self, examples: Sequence[Mapping[str, Any]], signature: str = "classify") -> list[list[tuple[str, float]]]:
-        """The classes of examples, each with its probability.
+        """Return the classes of each example, with their probabilities.
 
         Args:
-            examples: The features of each by name: strings, floats or ints, or lists of them. What is absent is missing.
-            signature: Its name.
+            examples: The features of each example by name: strings, floats or ints, or lists of these. Features that are
+                left out are missing values.
+            signature: The name of the signature.
         """
         answer = self._post("classify", {"signature_name": signature, "examples": examples})["results"]
         return [[(label, score) for label, score in row] for row in answer]
 
     def regress(self, examples: Sequence[Mapping[str, Any]], signature: str = "regress") -> list[float]:
-        """A number for each example, as `classify` takes them."""
+        """Return a number for each example. See `classify` for the arguments."""
         answer: list[float] = self._post("regress", {"signature_name": signature, "examples": examples})["results"]
         return answer
 
     def signatures(self) -> dict[str, Signature]:
-        """What the signatures of the model take and give."""
-        found = self._call("GET", f"{self._path}/metadata")["metadata"]["signature_def"]["signature_def"]
+        """Return the signatures of the model by name."""
+        metadata = self._call("GET", f"{self._path}/metadata")["metadata"]
         return {
-            name: Signature(own["method_name"], _infos(own["inputs"]), _infos(own["outputs"]))
-            for name, own in found.items()
-            if own.get("method_name")  # not the initialisation
+            name: Signature(definition["method_name"], _infos(definition["inputs"]), _infos(definition["outputs"]))
+            for name, definition in metadata["signature_def"]["signature_def"].items()
+            if definition.get("method_name")  # the signature for initialisation has none
         }
 
     def status(self) -> dict[int, str]:
-        """The state of each version that the server knows, such as `AVAILABLE`."""
-        found = self._call("GET", self._path)["model_version_status"]
-        return {int(own["version"]): own["state"] for own in found}
+        """Return the state of each version that the server knows, such as `AVAILABLE`."""
+        entries = self._call("GET", self._path)["model_version_status"]
+        return {int(entry["version"]): entry["state"] for entry in entries}
 
     def _post(self, method: str, body: Mapping[str, Any]) -> Any:
         return self._call("POST", f"{self._path}:{method}", json.dumps(body, default=_json_of))
@@ -127,7 +128,7 @@ class RestClient:
     def _exchange(self, *request: Any) -> tuple[int, bytes]:
         try:
             return self._send(*request)
-        except ConnectionError:  # the server may have closed a connection that was idle for long
+        except ConnectionError:  # the server may have closed an idle connection
             self._connection.close()
             return self._send(*request)
 
@@ -140,20 +141,20 @@ class RestClient:
 def _json_of(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode()}
-    return value.tolist()  # of NumPy
+    return value.tolist()  # from a NumPy array
 
 
 def _error_in(text: bytes) -> str:
     try:
         return str(json.loads(text)["error"])
-    except (KeyError, TypeError, ValueError):  # from something between here and the server
+    except (KeyError, TypeError, ValueError):  # not from TF Serving but from a proxy
         return text[:200].decode(errors="replace")
 
 
 def _infos(tensors: Mapping[str, Any]) -> dict[str, TensorInfo]:
     return {
-        name: TensorInfo(own["dtype"], [int(dim["size"]) for dim in own["tensor_shape"].get("dim", [])])
-        for name, own in tensors.items()
+        name: TensorInfo(tensor["dtype"], [int(dim["size"]) for dim in tensor["tensor_shape"].get("dim", [])])
+        for name, tensor in tensors.items()
     }
 
 

@@ -1,8 +1,8 @@
 """The messages of TF Serving's protocol that `grpc_client.py` speaks, without TensorFlow.
 
-`tensorflow-serving-api` has all of them, but importing it imports TensorFlow, which is large and takes seconds to start; so
-these few are declared here. On the wire only the number and the type of a field count: messages have names of their own, an
-enum is an int32 and a map is a list of entries.
+`tensorflow-serving-api` has all messages, but it imports TensorFlow, which is large and takes seconds to start. So the few
+that are needed are declared here. On the wire, only the number and the type of a field matter. So messages have other names
+here, an enum is an int32, and a map is a list of entries.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ _MESSAGES = {
 
 
 def message_classes(declared: Mapping[str, Sequence[str]]) -> Any:
-    """Classes of messages.
+    """Return the classes of messages.
 
     Args:
-        declared: The fields of each message as in a `.proto` file; they may be of other messages that are declared.
+        declared: The fields of each message by its name, as in a `.proto` file. Their types may be declared messages.
 
     Returns:
-        A namespace with a class of each name.
+        A namespace with one class per message.
     """
     file = descriptor_pb2.FileDescriptorProto(name="messages.proto", syntax="proto3")
     for message, fields in declared.items():
-        own = file.message_type.add(name=message)
+        descriptor = file.message_type.add(name=message)
         for field in fields:
             *repeated, kind, name, _, number = field.split()
-            added = own.field.add(name=name, number=int(number))
+            added = descriptor.field.add(name=name, number=int(number))
             added.label = added.LABEL_REPEATED if repeated else added.LABEL_OPTIONAL
             if kind in declared:
                 added.type, added.type_name = added.TYPE_MESSAGE, f".{kind}"

@@ -1,4 +1,4 @@
-"""Callbacks for training."""
+"""Callbacks for training: `TensorBoard`, which shows each level of every `RaFMLayer`."""
 
 from keras_rafm.callbacks.tensorboard import TensorBoard
 

@@ -1,4 +1,4 @@
-"""The sample of data that the levels are analysed on, from arrays, tensors, `Samples` or a dataset."""
+"""The rows that `TensorBoard` analyses the levels on, from arrays, tensors, `Samples` or a dataset."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ _ROWS_AT_ONCE = 4096
 
 
 def check_kind(data: Any) -> None:
-    """Raise a `TypeError` for what can't be analysis data."""
+    """Raise a `TypeError` if `data` can't be analysis data."""
     if not (data is None or isinstance(data, (Samples, tf.data.Dataset)) or _is_pair(data)):
         raise TypeError(
-            "`analysis_data` must be keras_rafm.data.Samples, a tuple (inputs, labels) or a tf.data.Dataset of such. "
-            f"Received: {_kind(data)}"
+            "`analysis_data` must be keras_rafm.data.Samples, a tuple (inputs, labels) or a tf.data.Dataset of such "
+            f"tuples. Received: {_kind(data)}"
         )
 
 
-def sample(data: Any, at_most: int, model: keras.Model) -> tuple[list[Any], Any]:
-    """Batches of inputs (tensors and arrays), and the labels of all of them (arrays).
+def take_rows(data: Any, max_rows: int, model: keras.Model) -> tuple[list[Any], Any]:
+    """Return batches of inputs (tensors and arrays), and the labels of all batches together (arrays).
 
     Args:
-        data: As `analysis_data` of the callback.
-        at_most: At most so many rows are taken.
-        model: The model that they are for.
+        data: The `analysis_data` of the callback.
+        max_rows: The number of rows to take, if there are as many.
+        model: The model that takes the inputs.
 
     Raises:
-        TypeError: A dataset is not of inputs and labels, or something has no rows.
-        ValueError: There are no rows, arrays differ in their number, or the model does not take `Samples`.
+        TypeError: A dataset does not yield inputs and labels, or an input or label has no rows.
+        ValueError: There are no rows, the arrays have different numbers of rows, or the model does not take `Samples`.
     """
     if isinstance(data, Samples):
         data = (_inputs_of_samples(data, model), data.labels[:, np.newaxis])
     if isinstance(data, tuple):
         if any(isinstance(leaf, tf.SparseTensor) for leaf in keras.tree.flatten(data[0])):
-            data = tf.data.Dataset.from_tensor_slices(data).batch(min(at_most, _ROWS_AT_ONCE))
+            data = tf.data.Dataset.from_tensor_slices(data).batch(min(max_rows, _ROWS_AT_ONCE))
         else:
             inputs, labels = data
-            return _sample_of_arrays(inputs, labels, at_most)
-    batches, labels, missing = [], [], at_most
+            return _take_rows_of_arrays(inputs, labels, max_rows)
+    batches, labels, missing = [], [], max_rows
     for element in data:
         if not _is_pair(element):
             raise TypeError(f"`analysis_data` must be a dataset of (inputs, labels). Received: {_kind(element)}")
@@ -55,19 +55,20 @@ def sample(data: Any, at_most: int, model: keras.Model) -> tuple[list[Any], Any]
         missing -= _num_rows(keras.tree.flatten(labels[-1])[0])
         if missing <= 0:
             break
-    if missing == at_most:
-        raise ValueError("`analysis_data` must have rows. Received none")
+    if missing == max_rows:
+        raise ValueError("`analysis_data` must have at least one row. Received: none")
     return batches, keras.tree.map_structure(lambda *parts: np.concatenate(parts), *labels)
 
 
-def _sample_of_arrays(inputs: Any, labels: Any, at_most: int) -> tuple[list[Any], Any]:
+def _take_rows_of_arrays(inputs: Any, labels: Any, max_rows: int) -> tuple[list[Any], Any]:
+    """Return batches of inputs and all their labels, of rows at even distances."""
     leaves = keras.tree.flatten((inputs, labels))
     sizes = sorted({_num_rows(leaf) for leaf in leaves})
     if len(sizes) != 1 or sizes[0] == 0:
-        raise ValueError(f"`analysis_data` must have one row or more, as many in every array. Received: {sizes} rows")
+        raise ValueError(f"`analysis_data` must have at least one row, equally many in every array. Received: {sizes} rows")
     rows = np.arange(sizes[0])
-    if rows.size > at_most:
-        rows = np.linspace(0, rows.size - 1, at_most).astype(np.int64)
+    if rows.size > max_rows:
+        rows = np.linspace(0, rows.size - 1, max_rows).astype(np.int64)
 
     def take(leaf: Any, rows: npt.NDArray[np.int64]) -> Any:
         return leaf[rows] if isinstance(leaf, np.ndarray) else tf.gather(leaf, rows)
@@ -80,21 +81,21 @@ def _sample_of_arrays(inputs: Any, labels: Any, at_most: int) -> tuple[list[Any]
 
 
 def _inputs_of_samples(samples: Samples, model: keras.Model) -> Any:
-    """The ids, and the values if the model takes them."""
+    """Return the ids of samples, and their values if the model takes them."""
     declared = getattr(model, "input", None)
     if isinstance(declared, Mapping):
         unknown = set(declared) - {"ids", "values"}
         if unknown:
             raise ValueError(
-                f"`analysis_data` as Samples has ids and values, but {model.name} also takes {sorted(unknown)}. "
-                "Give a tuple (inputs, labels) or a tf.data.Dataset."
+                f"`analysis_data` must be a tuple (inputs, labels) or a tf.data.Dataset for {model.name}, which also takes "
+                f"{sorted(unknown)}. Received: Samples, which have ids and values"
             )
         inputs = samples.inputs()
         return {name: inputs[name] for name in declared}
     if len(model.inputs) != 1:
         raise ValueError(
-            f"`analysis_data` as Samples needs a model of ids, or of a dict of ids and values. {model.name} takes "
-            f"{len(model.inputs)} inputs: give a tuple (inputs, labels) or a tf.data.Dataset."
+            f"`analysis_data` must be a tuple (inputs, labels) or a tf.data.Dataset for {model.name}, which takes "
+            f"{len(model.inputs)} inputs. Received: Samples, which are for models of ids, or of a dict of ids and values"
         )
     return samples.ids
 
@@ -118,4 +119,5 @@ def _is_pair(data: Any) -> bool:
 
 
 def _kind(data: Any) -> str:
+    """Return the type of data, for messages."""
     return f"{type(data).__name__} of {len(data)}" if isinstance(data, (tuple, list)) else type(data).__name__

@@ -1,4 +1,4 @@
-"""Level scores, outputs and losses of a model on the analysis data."""
+"""The level scores of a model on the analysis data, and its outputs and losses at each level."""
 
 from __future__ import annotations
 
@@ -10,79 +10,81 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_rafm.callbacks.analysis_data import sample
+from keras_rafm.callbacks.analysis_data import take_rows
 from keras_rafm.callbacks.shown_layer import ShownLayer
 from keras_rafm.checks.constants import PADDING_ID
 from keras_rafm.checks.model_inputs import check_integer_inputs
 from keras_rafm.frequency_buckets import FrequencyLoss, bucket_of_counts, rarest_counts
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.score.occurrences import occurrences
-from keras_rafm.training.downstream import find_downstreams, nodes_above
+from keras_rafm.training.downstream import find_downstreams
+from keras_rafm.training.functional_graph import inputs_of_call, nodes_above
 from keras_rafm.training.imitation import imitations_of, names_of_outputs
 
 
-class Result(NamedTuple):
-    """The level scores of one layer, and what the model makes of them.
+class LevelResults(NamedTuple):
+    """The level scores of one layer, and the outputs of the model at each level.
 
     Attributes:
         scores: `ŷ_1 … ŷ_m`, float64 `[N, m]`.
-        outputs: The model's flat outputs per level.
-        reached: Which of these depend on the score.
+        outputs: For each level, the model's flat outputs with the level score in place of the score.
+        dependent_outputs: The indices of the outputs that depend on the score.
     """
 
     scores: npt.NDArray[np.float64]
     outputs: list[list[npt.NDArray[Any]]]
-    reached: list[int]
+    dependent_outputs: list[int]
 
 
-class JudgedOutput(NamedTuple):
+class OutputWithLoss(NamedTuple):
     """An output whose loss is shown by frequency.
 
     Attributes:
-        name: Its name with a `/`, if there are several.
-        labels: Its labels.
-        outputs: As many numbers.
-        loss: Which loss is shown.
-        from_logits: Whether a log-loss is of logits.
+        prefix: The name of the output and a `/` if several outputs depend on the score; otherwise empty.
+        labels: The labels of the output.
+        predictions: The values of the output, as many as labels.
+        loss: The loss to show.
+        from_logits: Whether the values are logits, if the loss is a log-loss.
     """
 
-    name: str
+    prefix: str
     labels: npt.NDArray[Any]
-    outputs: npt.NDArray[Any]
+    predictions: npt.NDArray[Any]
     loss: FrequencyLoss
     from_logits: bool
 
 
 class LevelScores:
-    """The level scores of every layer of a model on a sample of data, and the outputs with each in place of the score.
+    """The level scores of every `RaFMLayer` of a model on some data, and the model's outputs at each level.
 
     Args:
-        model: The model; functional or sequential.
-        layers: Its layers.
-        data: As `analysis_data` of the callback.
-        at_most: At most so many rows of it are used.
+        model: A functional or sequential model.
+        layers: Its `RaFMLayer`s.
+        data: The `analysis_data` of the callback.
+        max_rows: The number of rows to use, if there are as many.
 
     Raises:
-        TypeError: The data are of another kind.
+        TypeError: `data` has the wrong type.
         ValueError: The model can't be cut at its scores, or the data do not fit it.
     """
 
-    def __init__(self, model: keras.Model, layers: list[RaFMLayer], data: Any, at_most: int) -> None:
+    def __init__(self, model: keras.Model, layers: list[RaFMLayer], data: Any, max_rows: int) -> None:
         self._model = model
-        outputs = getattr(model, "outputs", None)  # neither a subclassed nor a sequential model that has no input has it
+        # Subclassed models, and sequential models without an input, have no `outputs`.
+        outputs = getattr(model, "outputs", None)
         if not outputs:
             raise ValueError(
-                f"`analysis_data` needs a functional or sequential model. {model.name} is a {type(model).__name__} without "
-                "`outputs`: leave `analysis_data` out."
+                "`analysis_data` needs a functional or sequential model; leave it out for others. "
+                f"Received: {model.name}, a {type(model).__name__} without `outputs`"
             )
         try:
             self._downstreams = find_downstreams(outputs, layers)
         except ValueError as error:
-            raise ValueError(f"`analysis_data` can't be used with {model.name}, leave it out: {error}") from error
+            raise ValueError(f"`analysis_data` can't be used with {model.name}; leave it out. {error}") from error
         layer_inputs = []
         for downstream in self._downstreams:
-            (arguments,) = (node.arguments for node in nodes_above(outputs) if node.operation is downstream.layer)
-            layer_inputs.append(arguments.args[0] if arguments.args else arguments.kwargs["inputs"])
+            (node,) = (node for node in nodes_above(outputs) if node.operation is downstream.layer)
+            layer_inputs.append(inputs_of_call(node))
         joining = [downstream.joining for downstream in self._downstreams]
         self._is_sequential = not hasattr(model, "input")
         self._values = keras.Model(
@@ -90,14 +92,14 @@ class LevelScores:
         )
         self._names = ["output"] if self._is_sequential else names_of_outputs(model)
         self._buckets: dict[str, npt.NDArray[np.int64]] = {}
-        self._batches, self._labels = sample(data, at_most, model)
+        self._batches, self._labels = take_rows(data, max_rows, model)
         try:
             self._forward(self._batches[0])
         except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(f"`analysis_data` does not fit {model.name}: {error}") from error
 
-    def compute(self) -> list[Result]:
-        """One result per layer."""
+    def compute(self) -> list[LevelResults]:
+        """Return the results of each layer, with the weights that the model has now."""
         batches = [self._forward(inputs) for inputs in self._batches]
         results = []
         for index, downstream in enumerate(self._downstreams):
@@ -106,38 +108,38 @@ class LevelScores:
                 [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
                 for outputs in zip(*(batch[index][1] for batch in batches), strict=True)
             ]
-            results.append(Result(scores, by_level, downstream.outputs))
+            results.append(LevelResults(scores, by_level, downstream.outputs))
         return results
 
     def compiled_loss(self, outputs: list[npt.NDArray[Any]]) -> float | None:
-        """What the model's loss is for these flat outputs; `None` if it was compiled without one."""
+        """Return the compiled loss of these flat outputs; `None` if the model was compiled without a loss."""
         loss = self._model._compile_loss
         if loss is None:
             return None
         predicted = outputs[0] if self._is_sequential else keras.tree.pack_sequence_as(self._model.output, outputs)
         if isinstance(predicted, (list, tuple)) and len(predicted) == 1:
             predicted = predicted[0]
-        # With several outputs it keeps means of their losses, which the analysis must not enter.
+        # With several outputs, the loss object keeps running means of their losses. The analysis must not change them.
         state = [variable.numpy() for variable in loss.variables]
         value = loss(self._labels, keras.tree.map_structure(tf.convert_to_tensor, predicted))
-        for variable, kept in zip(loss.variables, state, strict=False):  # the first call makes them
-            variable.assign(kept)
+        for variable, previous in zip(loss.variables, state, strict=False):  # the first call creates variables
+            variable.assign(previous)
         return None if value is None else float(tf.reduce_mean(value))
 
-    def judged_outputs(self, reached: list[int], outputs: list[npt.NDArray[Any]]) -> Iterator[JudgedOutput]:
-        """Those outputs that have a loss and labels of their shape."""
+    def outputs_with_loss(self, indices: list[int], outputs: list[npt.NDArray[Any]]) -> Iterator[OutputWithLoss]:
+        """Yield those of some outputs that have a loss, and as many labels as values."""
         imitations = imitations_of(self._model.loss, None, self._names)
-        for index in reached:
+        for index in indices:
             imitation, labels = imitations[index], self._labels_of(index)
             if imitation is None or labels is None or labels.size != outputs[index].size:
                 continue
-            name = f"{self._names[index]}/" if len(reached) > 1 else ""
+            prefix = f"{self._names[index]}/" if len(indices) > 1 else ""
             from_logits = imitation.is_cross_entropy and bool(imitation.loss.from_logits)
             loss: FrequencyLoss = "log_loss" if imitation.is_cross_entropy else "rmse"
-            yield JudgedOutput(name, labels, outputs[index], loss, from_logits)
+            yield OutputWithLoss(prefix, labels, predictions=outputs[index], loss=loss, from_logits=from_logits)
 
     def buckets(self, shown: ShownLayer) -> npt.NDArray[np.int64]:
-        """The frequency bucket of every row: int64 `[N]`."""
+        """Return the frequency bucket of every row: int64 `[N]`."""
         layer, counts = shown.layer, shown.counts
         assert counts is not None
         if layer.name not in self._buckets:
@@ -148,19 +150,21 @@ class LevelScores:
         return self._buckets[layer.name]
 
     def _forward(self, inputs: Any) -> list[tuple[npt.NDArray[Any], list[list[npt.NDArray[Any]]]]]:
-        """Per layer: level scores `[B, m]`, and the model's flat outputs per level, of one batch."""
+        """Return, for each layer, the level scores `[B, m]` of a batch and the model's flat outputs at each level."""
         if not self._is_sequential:
             check_integer_inputs(inputs, self._model)
         layer_inputs, outputs, joining = self._values(inputs, training=False)
         results = []
-        for downstream, its_inputs, its_joining in zip(self._downstreams, layer_inputs, joining, strict=True):
-            scores = downstream.layer.level_scores(its_inputs)
+        for downstream, inputs_of_layer, joining_values in zip(self._downstreams, layer_inputs, joining, strict=True):
+            scores = downstream.layer.level_scores(inputs_of_layer)
             by_level = []
             for level in range(downstream.layer.num_levels):
                 score = scores[:, level : level + 1]
-                reached = [score] if downstream.model is None else downstream.model([score, *its_joining], training=False)
+                dependent_outputs = [score]
+                if downstream.model is not None:
+                    dependent_outputs = keras.tree.flatten(downstream.model([score, *joining_values], training=False))
                 at_level = list(outputs)
-                for index, output in zip(downstream.outputs, keras.tree.flatten(reached), strict=True):
+                for index, output in zip(downstream.outputs, dependent_outputs, strict=True):
                     at_level[index] = output
                 by_level.append([keras.ops.convert_to_numpy(output) for output in at_level])
             results.append((scores.numpy(), by_level))
@@ -176,6 +180,6 @@ class LevelScores:
 
 
 def _ragged_ids(inputs: Any, layer: RaFMLayer) -> tf.RaggedTensor:
-    """The ids that a layer is given by any kind of input: int64 `[B, (F)]`."""
-    found = occurrences(inputs, layer.num_features, "float32", where=layer.name)
-    return tf.RaggedTensor.from_value_rowids(tf.cast(found.ids, tf.int64), found.samples, nrows=found.num_samples)
+    """Return the feature ids in the inputs of a layer, given in any form: int64 `[B, (F)]`."""
+    batch = occurrences(inputs, layer.num_features, "float32", where=layer.name)
+    return tf.RaggedTensor.from_value_rowids(tf.cast(batch.ids, tf.int64), batch.samples, nrows=batch.num_samples)

@@ -1,4 +1,4 @@
-"""The factors of the most frequent features of each level, as files for TensorBoard's embedding projector."""
+"""Files for TensorBoard's embedding projector, with the factors of each level's most frequent features."""
 
 from __future__ import annotations
 
@@ -19,32 +19,37 @@ _FEATURES_AT_ONCE = 2**22
 
 
 class _Embedded(NamedTuple):
-    """Ids of the features, int64, of which the projector shows dependent and free factors of a level."""
+    """The features that the projector shows for a level.
+
+    Attributes:
+        dependent: The ids of features with dependent factors: int64.
+        free: The ids of features with free factors: int64.
+    """
 
     dependent: npt.NDArray[np.int64]
     free: npt.NDArray[np.int64]
 
 
 class Projector:
-    """Tensors, metadata and configuration for the projector, which looks for them in the directory of a run.
+    """The files of the projector in the directory of a run: tensors, metadata and configuration.
 
     Args:
-        directory: That of the run.
+        directory: The directory of the run.
         layers: The layers of the model.
-        at_most: So many features of each level are written at most.
+        max_features: The number of features to write for each level, if there are as many.
     """
 
-    def __init__(self, directory: str, layers: list[ShownLayer], at_most: int) -> None:
+    def __init__(self, directory: str, layers: list[ShownLayer], max_features: int) -> None:
         self._directory = directory
         self._layers = layers
-        self._at_most = at_most
+        self._max_features = max_features
 
     def write(self) -> None:
-        """Write the factors as they are now, over those that were written before."""
+        """Write the current factors, replacing those of an earlier call."""
         tf.io.gfile.makedirs(self._directory)
         config = ProjectorConfig()
-        for shown, of_levels in zip(self._layers, self._embedded, strict=True):
-            for level, (embedded, rank) in enumerate(zip(of_levels, shown.layer.ranks, strict=True), start=1):
+        for shown, embedded_by_level in zip(self._layers, self._embedded, strict=True):
+            for level, (embedded, rank) in enumerate(zip(embedded_by_level, shown.layer.ranks, strict=True), start=1):
                 number = embedded.dependent.size + embedded.free.size
                 if number == 0:
                     continue
@@ -62,8 +67,8 @@ class Projector:
 
     @functools.cached_property
     def _embedded(self) -> list[list[_Embedded]]:
-        """Per layer and level; levels and counts do not change in training."""
-        return [_embedded_features(shown, self._at_most) for shown in self._layers]
+        """The features of each level of each layer. They are chosen once: training changes neither levels nor counts."""
+        return [_embedded_features(shown, self._max_features) for shown in self._layers]
 
     def _write_tsv(self, name: str, rows: Iterable[Sequence[str]]) -> None:
         with tf.io.gfile.GFile(os.path.join(self._directory, name), "w") as file:
@@ -89,17 +94,22 @@ def _rows_of_metadata(shown: ShownLayer, embedded: _Embedded) -> list[list[str]]
     return rows
 
 
-def _embedded_features(shown: ShownLayer, at_most: int) -> list[_Embedded]:
-    """The features that the projector shows, per level."""
-    found = []
+def _embedded_features(shown: ShownLayer, max_features: int) -> list[_Embedded]:
+    """Return the features that the projector shows for each level."""
+    embedded = []
     for _, size, above in shown.sizes.levels_with_next():
-        free = min(size - above, max(at_most - above, (at_most + 1) // 2))
-        found.append(_Embedded(_most_frequent(shown, 0, above, at_most - free), _most_frequent(shown, above, size, free)))
-    return found
+        num_free = min(size - above, max(max_features - above, (max_features + 1) // 2))
+        embedded.append(
+            _Embedded(
+                dependent=_most_frequent(shown, 0, above, max_features - num_free),
+                free=_most_frequent(shown, above, size, num_free),
+            )
+        )
+    return embedded
 
 
 def _most_frequent(shown: ShownLayer, start: int, end: int, number: int) -> npt.NDArray[np.int64]:
-    """Ids of the most frequent features in a range of slots, in falling order; those of low slots without counts."""
+    """Return the ids of the most frequent features in a range of slots, or, without counts, those of the lowest slots."""
     best = np.zeros(0, np.int64)
     if min(number, end - start) == 0:
         return best

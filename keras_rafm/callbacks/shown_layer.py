@@ -1,4 +1,4 @@
-"""What the pages know about a layer: how its tags begin, the counts and the names of its features."""
+"""A layer as TensorBoard shows it: the prefix of its tags, and the counts and names of its features."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from keras_rafm.frequency_buckets import checked_counts
 from keras_rafm.layer import RaFMLayer
 from keras_rafm.rank_plan import PlanSizes
 from keras_rafm.rows.access import read_rows
+from keras_rafm.training.functional_graph import rafm_layers_of
 
 
 class ShownLayer:
-    """A layer, how its tags begin, and what is known about its features.
+    """A layer, the prefix of its tags, and the counts and names of its features.
 
     Args:
-        layer: The layer; it is built.
-        prefix: How its tags begin.
-        counts: Counts, a `RankPlan` made from them, or `None`.
-        names: A sequence with one name per feature, a function of an id, or `None`: the ids.
+        layer: The layer. It is built if it is not yet.
+        prefix: The beginning of its tags.
+        counts: Counts, a `RankPlan` made from counts, or `None`.
+        names: A sequence with one name per feature, or a function from ids to names. `None`: the names are the ids.
 
     Raises:
         TypeError: Counts are not numbers, or names are neither a sequence nor a function.
@@ -42,55 +43,60 @@ class ShownLayer:
                 raise ValueError(
                     f"{where}`feature_names` must have one name per feature ({layer.num_features}). Received: {len(names)}"
                 )
-        layer.build()  # a subclassed model calls it in its first step only
+        layer.build()  # a subclassed model would build it only in the first step
         self.layer = layer
         self.prefix = prefix
         self.sizes = PlanSizes(layer.ranks, layer.level_sizes, fingerprint="")
         self._names: Callable[[int], Any] = names if callable(names) else str if names is None else names.__getitem__
 
     def slots_of(self, features: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Slots of some features: a copy of all of them may be large."""
+        """Return the slots of some features, without copying those of all features."""
         return read_rows(self.layer.slots.value, tf.constant(features, tf.int64)).numpy()
 
     def name_of(self, feature: int) -> str:
-        """Its name, on one line and without tabs."""
+        """Return the name of a feature on one line, without tabs."""
         return " ".join(str(self._names(feature)).split())
 
 
 def shown_layers(model: keras.Model, counts: Any, names: Any) -> list[ShownLayer]:
-    """Every `RaFMLayer` of a model; with several of them their names are prefixes.
+    """Return every `RaFMLayer` of a model. If there are several, the prefixes of tags are their names.
 
     Args:
         model: The model.
-        counts: For all layers, or a mapping from their names.
-        names: Of features, for all layers, or a mapping from the layers' names.
+        counts: The counts for all layers, or a mapping from the layers' names to counts.
+        names: The names of features for all layers, or a mapping from the layers' names to such names.
 
     Raises:
-        TypeError: As `ShownLayer`.
-        ValueError: There is none, a mapping names others, or as `ShownLayer`.
+        TypeError: Counts or names have the wrong type (see `ShownLayer`).
+        ValueError: The model has no `RaFMLayer`, a mapping names another layer, or counts or names do not fit a layer.
     """
-    found = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, RaFMLayer)]
-    if not found:
-        raise ValueError(f"keras_rafm.callbacks.TensorBoard needs a model with a RaFMLayer. {model.name} has none")
-    counts_of = _per_layer(counts, found, "counts")
-    names_of = _per_layer(names, found, "feature_names")
+    layers = rafm_layers_of(model)
+    if not layers:
+        raise ValueError(
+            f"keras_rafm.callbacks.TensorBoard needs a model with a RaFMLayer. Received: {model.name}, which has none"
+        )
+    counts_of = _per_layer(counts, layers, "counts")
+    names_of = _per_layer(names, layers, "feature_names")
     return [
-        ShownLayer(layer, f"{layer.name}/" if len(found) > 1 else "", counts_of[layer.name], names_of[layer.name])
-        for layer in found
+        ShownLayer(layer, f"{layer.name}/" if len(layers) > 1 else "", counts_of[layer.name], names_of[layer.name])
+        for layer in layers
     ]
 
 
 def name_of_run(level: int, rank: int) -> str:
-    """The run that shows a level."""
+    """Return the name of the run that shows a level."""
     return f"level_{level}_rank_{rank}"
 
 
-def _per_layer(given: Any, layers: list[RaFMLayer], argument: str) -> dict[str, Any]:
-    """What is given for each layer, by its name."""
+def _per_layer(value: Any, layers: list[RaFMLayer], argument: str) -> dict[str, Any]:
+    """Return the value for each layer by the layer's name, from one value for all or a mapping."""
     names = [layer.name for layer in layers]
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(names, given)
-    unknown = set(given) - set(names)
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    unknown = set(value) - set(names)
     if unknown:
-        raise ValueError(f"`{argument}` must name RaFMLayers of the model ({names}). Received: {sorted(map(str, unknown))}")
-    return {name: given.get(name) for name in names}
+        raise ValueError(
+            f"the keys of `{argument}` must be names of RaFMLayers of the model, {names}. "
+            f"Received: {sorted(map(str, unknown))}"
+        )
+    return {name: value.get(name) for name in names}

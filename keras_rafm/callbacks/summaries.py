@@ -1,4 +1,4 @@
-"""Summaries that TensorFlow has no function for: histograms of the rows of large tables, the layout of the charts."""
+"""Summaries that TensorFlow has no function for: histograms of the norms in large tables, and the layout of charts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LEVEL_LOSSES = "Loss of the model cut off at each level (levels/loss), on the a
 
 
 def write_agreement(prefix: str, score: npt.NDArray[np.float64], next_score: npt.NDArray[np.float64]) -> None:
-    """How a level's scores (`[N]`) agree with those of the next level."""
-    if min(score.std(), next_score.std()) > 0:  # else it has no meaning
+    """Write how well a level's scores (`[N]`) agree with those of the next level."""
+    if min(score.std(), next_score.std()) > 0:  # the correlation of a constant is undefined
         tf.summary.scalar(
             f"{prefix}correlation_with_next_level",
             np.corrcoef(score, next_score)[0, 1],
@@ -31,14 +31,14 @@ def write_agreement(prefix: str, score: npt.NDArray[np.float64], next_score: npt
     tf.summary.scalar(
         f"{prefix}mean_absolute_difference_to_next_level",
         np.abs(score - next_score).mean(),
-        description="Mean absolute difference of a level's scores on the analysis data to those of the next level",
+        description="Mean absolute difference between a level's scores on the analysis data and those of the next level",
     )
 
 
 def write_histogram(tag: str, table: keras.Variable, description: str) -> None:
-    """A histogram of the norms of the rows of a table, or of the numbers of a vector.
+    """Write a histogram of the norms of the rows of a table, or of the numbers of a vector.
 
-    Summaries of TensorFlow would take some 300 bytes per number; this one never holds more than a block of rows.
+    TensorFlow's own summary takes about 300 bytes of memory per number. This one holds one block of rows at a time.
     """
     low, high, number = np.inf, -np.inf, 0
     for values in _blocks_of_norms(table):
@@ -49,7 +49,7 @@ def write_histogram(tag: str, table: keras.Variable, description: str) -> None:
         return
     counts = np.zeros(_HISTOGRAM_BUCKETS)
     if low == high:
-        counts[-1] = number  # as TensorFlow's own histograms
+        counts[-1] = number  # as in TensorFlow's own histograms
     else:
         for values in _blocks_of_norms(table):
             bounds = tf.constant([low, high], values.dtype)
@@ -61,7 +61,7 @@ def write_histogram(tag: str, table: keras.Variable, description: str) -> None:
 
 
 def _blocks_of_norms(table: keras.Variable) -> Iterator[tf.Tensor]:
-    """The finite norms of the rows of a table `[n, D]`, or the finite numbers of a vector `[n]`, in blocks."""
+    """Yield the finite norms of the rows of a table `[n, D]`, or the finite numbers of a vector `[n]`, in blocks."""
     values = table.value
     dtype = tf.float64 if values.dtype == tf.float64 else tf.float32
     width = max(1, values.shape[1:].num_elements())
@@ -74,7 +74,7 @@ def _blocks_of_norms(table: keras.Variable) -> Iterator[tf.Tensor]:
 
 
 def write_layout() -> None:
-    """What the page "Custom Scalars" shows."""
+    """Write the charts of the page "Custom Scalars"."""
     charts = [
         layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=tags))
         for title, tags in (

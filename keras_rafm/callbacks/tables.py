@@ -14,7 +14,7 @@ from keras_rafm.frequency_buckets import bucket_name
 
 
 def table_of_levels(shown: ShownLayer) -> str:
-    """What `RankPlan.summary` prints."""
+    """Return the table of levels that `RankPlan.summary` prints."""
     layer, sizes = shown.layer, shown.sizes
     bytes_per_factor = tf.as_dtype(layer.variable_dtype).size
 
@@ -33,14 +33,15 @@ def table_of_levels(shown: ShownLayer) -> str:
         plain_costs = costs(rank * layer.num_features, 0)
         rows.append((f"plain FM of rank {rank}", f"{rank}", f"{layer.num_features:,}", "", *plain_costs))
     about = (
-        f"Levels of `{layer.name}`: features, their share of the occurrences in the training data, and what they cost. "
-        "Free factors are each feature's own; dependent ones are what features of higher levels show to this level."
+        f"Levels of `{layer.name}`: features, their share of the occurrences in the training data, and their size. "
+        "Free factors are the highest-level embeddings of the level's features. Dependent factors are the embeddings of "
+        "features of higher levels at this level."
     )
     return f"{about}\n\n{_markdown(rows)}"
 
 
 def table_of_buckets(buckets: npt.NDArray[np.int64]) -> str:
-    """How many rows each frequency bucket has.
+    """Return a table of the number of rows in each frequency bucket.
 
     Args:
         buckets: The bucket of every row: int64 `[N]`.
@@ -48,16 +49,16 @@ def table_of_buckets(buckets: npt.NDArray[np.int64]) -> str:
     rows = [("training count of the rarest feature", "rows", "share")]
     for bucket, number in zip(*np.unique(buckets, return_counts=True), strict=True):
         rows.append((bucket_name(int(bucket)), f"{number:,}", f"{number / buckets.size:.1%}"))
-    about = "How many rows of the analysis data the losses by frequency are means of: those of few rows are mostly chance."
+    about = "The number of rows of the analysis data in each frequency bucket. A loss over few rows is mostly chance."
     return f"{about}\n\n{_markdown(rows)}"
 
 
 def _shares_of_occurrences(shown: ShownLayer) -> list[float]:
-    """The share of each level; none without counts, or where nothing occurs."""
+    """Return the share of each level; an empty list without counts, or if no feature occurs."""
     total = 0.0 if shown.counts is None else float(shown.counts.sum(dtype=np.float64))
     if shown.counts is None or not total:
         return []
-    # Few features are of higher levels: sums over F_k cost less than sums over levels.
+    # Sums over the sets F_k are cheap: few features are of level 2 or above.
     slots = shown.layer.slots.numpy()
     sums = [shown.counts[slots < size].sum(dtype=np.float64) for size in shown.layer.level_sizes[1:]]
     return [(upper - lower) / total for upper, lower in itertools.pairwise((total, *sums, 0.0))]

@@ -1,4 +1,4 @@
-"""`TensorBoard`: Keras' callback, which also shows what the levels of every `RaFMLayer` do."""
+"""`TensorBoard`: Keras' callback, extended by the levels of every `RaFMLayer`."""
 
 from __future__ import annotations
 
@@ -20,52 +20,54 @@ from keras_rafm.rows.idle_decay import settle
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """As `keras.callbacks.TensorBoard`, plus what the levels of every `RaFMLayer` of the model do.
+    """Log what `keras.callbacks.TensorBoard` logs, and the levels of every `RaFMLayer` of the model.
 
-    Every level has a run of its own (`level_1_rank_64`, …), so that a chart shows the levels as lines beside each other.
-    With several `RaFMLayer`s the name of the layer and a `/` stand in front of each tag. Steps are epochs, as with Keras.
+    Every level has its own run (`level_1_rank_64`, …), so that a chart shows one line per level. With several
+    `RaFMLayer`s, tags begin with the name of the layer and a `/`. Steps are epochs, as in Keras.
 
-    | where | tag | what |
+    | page | tag | content |
     |---|---|---|
     | Text, run `train` | `plan` | ranks, features, share of occurrences, factors and size of each level |
-    | Text, run `train` | `samples_by_frequency` | how many rows of the analysis data each frequency bucket has |
+    | Text, run `train` | `samples_by_frequency` | number of rows of the analysis data in each frequency bucket |
     | Custom Scalars | | upper and lower losses in one chart, the losses of all levels in another |
-    | Scalars | `levels/dependent_loss` | lower loss in training: Keras' `epoch_dependent_loss_k`, beside the next ones |
+    | Scalars | `levels/dependent_loss` | lower loss in training: Keras' `epoch_dependent_loss_k` in the level's run |
     | | `levels/loss` | compiled loss of the model with `ŷ_k` in place of `ŷ_m` |
     | | `levels/correlation_with_next_level` | Pearson correlation of `ŷ_k` and `ŷ_{k+1}` |
     | | `levels/mean_absolute_difference_to_next_level` | mean of `abs(ŷ_k − ŷ_{k+1})` |
     | | `log_loss_by_frequency/1-3`, … | log-loss for `ŷ_k` of samples whose rarest feature occurs 1-3 times in training |
-    | | `rmse_by_frequency/1-3`, … | instead of it for models without a cross-entropy: root of the mean squared error |
-    | Histograms, Distributions | `norms/free_factors`, `norms/dependent_factors` | lengths `abs(v_i^(k))` of the rows |
+    | | `rmse_by_frequency/1-3`, … | for models without a cross-entropy: root of the mean squared error instead |
+    | Histograms, Distributions | `norms/free_factors`, `norms/dependent_factors` | norms `abs(v_i^(k))` of the rows |
     | | `linear_weights` (run `train`) | `w` |
     | Projector, run `train` | | factors of the most frequent features of each level |
 
-    Losses and scores are those of inference (no dropout), without regularisation, on the analysis data. They are computed
-    in every `analysis_freq`-th epoch, from the first one on, and after the last one. An epoch's analysis costs two passes
+    Losses and scores on the analysis data are those of inference (no dropout), without regularisation. They are computed
+    in every `analysis_freq`-th epoch, beginning with the first, and after the last epoch. One analysis costs two passes
     over the tables and one over the analysis data.
 
-    Buckets of frequency are those of `keras_rafm.frequency_buckets`. With several outputs below a score, its losses by
-    frequency have the name of the output in their tags. Outputs whose labels have another number of elements are left out.
+    Frequency buckets are those of `keras_rafm.frequency_buckets`. If several outputs depend on a score, the tags of
+    losses by frequency contain the name of the output. Outputs that have another number of elements than their labels
+    are left out.
 
     Args:
         log_dir: Directory for the logs.
         analysis_data: Validation data: `Samples`, a tuple `(inputs, labels)` of arrays or tensors (in the structures that
-            the model takes), or a `tf.data.Dataset` of batches of such. `None` leaves out what needs it. The model must
-            be functional or sequential then, with every `RaFMLayer` called once, outside of nested models.
-        analysis_samples: At most so many rows of it are used: of arrays at even distances, of a dataset the first ones.
-        analysis_freq: In every how many epochs.
+            the model takes), or a `tf.data.Dataset` of batches of such tuples. The model must then be functional or
+            sequential and call every `RaFMLayer` once, outside of nested models. `None`: losses and scores of the levels
+            are left out.
+        analysis_samples: The largest number of rows to use: rows of arrays at even distances, the first rows of a dataset.
+        analysis_freq: The number of epochs from one analysis to the next.
         counts: Occurrences of each feature in the training data: numbers `[num_features]`, or the `RankPlan` that was made
-            from them (a layer forgets the counts of its plan); for several layers also a mapping from the layer's name to
-            one of these. `None` leaves out losses by frequency and counts.
-        feature_names: Names of the features: a sequence with one per id, or a function of an id; for several layers also
-            a mapping from the layer's name to one of these. Default: the ids.
-        num_embedded: So many features of each level at most are written for the projector, the most frequent ones: of
-            features of the level itself with their free factors, and (up to a half, or more where there are less of these)
-            of features of higher levels with their dependent factors. 0 for none.
+            from them (a layer does not keep the counts of its plan). For several layers also a mapping from their names
+            to one of these. `None`: losses by frequency and counts are left out.
+        feature_names: Names of the features: a sequence with one name per id, or a function from ids to names. For
+            several layers also a mapping from their names to one of these. Default: the ids.
+        num_embedded: The largest number of features to write for the projector per level. The most frequent features of
+            the level are written with their free factors. Features of higher levels are written with their dependent
+            factors; they take up to half of the number, or more if the level has too few features. 0 for none.
         **kwargs: Options of `keras.callbacks.TensorBoard`.
 
     Raises:
-        TypeError: A number is not an integer, or the kind of `analysis_data` or `feature_names` is not one of those above.
+        TypeError: A number is not an integer, or `analysis_data` or `feature_names` has another type than those above.
         ValueError: A number is too small. When `fit` starts: the model has no `RaFMLayer`; counts, names or analysis data
             do not fit it; or it can't be cut at its scores.
 
@@ -106,7 +108,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         self._analysed_epoch: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check that everything fits, describe the plan."""
+        """Check that the options fit the model, and describe its plan."""
         super().on_train_begin(logs)
         self._epoch = self._analysed_epoch = None
         self._layers = shown_layers(self.model, self.counts, self.feature_names)
@@ -123,27 +125,27 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 self._describe()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write what Keras writes, and the analysis if it is due."""
-        # With update_freq="batch" or a number Keras would write the summaries of an epoch only if its last batch was due.
+        """Write Keras' summaries of the epoch, and the analysis if it is due."""
+        # With update_freq="batch" or a number, Keras would write an epoch's summaries only if its last batch was due.
         with self.summary.record_if(True):
             super().on_epoch_end(epoch, logs)
             self._write_dependent_losses(epoch, logs or {})
         self._epoch = epoch
-        # EarlyStopping may put back the weights of another epoch when training ends: what is the last one as far as can be
-        # told is analysed now.
+        # The last epoch is analysed here, if it can be recognised, and not in `on_train_end`: `EarlyStopping` may have
+        # restored the weights of another epoch by then.
         is_last = self.model.stop_training or epoch + 1 == (self.params or {}).get("epochs")
         if epoch % self.analysis_freq == 0 or is_last:
             self._analyse(epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Write the analysis of the last epoch if training was stopped after it."""
+        """Write the analysis of the last epoch if it was not recognised as the last."""
         if self._epoch is not None and self._epoch != self._analysed_epoch:
             self._analyse(self._epoch)
         super().on_train_end(logs)
-        self._scores = None  # the sample takes memory
+        self._scores = None  # frees the analysis data
 
     def _run(self, name: str) -> Any:
-        """The writer of a run; Keras closes it with its own."""
+        """Return the writer of a run. Keras closes it together with its own writers."""
         if name == "train":
             return self._train_writer
         if name not in self._writers:
@@ -155,7 +157,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
             write_layout()
             for shown in self._layers:
                 self.summary.text(
-                    f"{shown.prefix}plan", table_of_levels(shown), description=f"What the levels of {shown.layer.name} cost"
+                    f"{shown.prefix}plan", table_of_levels(shown), description=f"Size of the levels of {shown.layer.name}"
                 )
                 if self._scores is not None and shown.counts is not None:
                     self.summary.text(
@@ -182,7 +184,7 @@ class TensorBoard(keras.callbacks.TensorBoard):
         for shown in self._layers:
             for level, rank in enumerate(shown.layer.ranks, start=1):
                 value = logs.get(f"{shown.prefix.replace('/', '_')}dependent_loss_{level}")
-                if value is not None:  # models other than RaFMModel have none
+                if value is not None:  # only a RaFMModel has lower losses
                     with self._run(name_of_run(level, rank)).as_default(step=epoch):
                         about = "Mean loss of this level's scores against those of the next level, in training"
                         self.summary.scalar(f"{shown.prefix}levels/dependent_loss", value, description=about)
@@ -194,13 +196,13 @@ class TensorBoard(keras.callbacks.TensorBoard):
                 write_histogram(
                     f"{shown.prefix}norms/free_factors",
                     layer.free_tables[level - 1],
-                    "Lengths of the free factors: of features of this level, each feature's own highest embedding",
+                    "Norms of the free factors: the highest-level embeddings of the features of this level",
                 )
                 if level < layer.num_levels:
                     write_histogram(
                         f"{shown.prefix}norms/dependent_factors",
                         layer.dependent_tables[level - 1],
-                        "Lengths of the dependent factors: what features of higher levels show to those of this level",
+                        "Norms of the dependent factors: the embeddings of features of higher levels at this level",
                     )
         if layer.linear_weights is not None:
             with self._run("train").as_default(step=epoch):
@@ -223,13 +225,13 @@ class TensorBoard(keras.callbacks.TensorBoard):
                     if shown.counts is None:
                         continue
                     buckets = level_scores.buckets(shown)
-                    for judged in level_scores.judged_outputs(result.reached, outputs):
+                    for output in level_scores.outputs_with_loss(result.dependent_outputs, outputs):
                         for bucket in loss_by_bucket(
-                            judged.labels, judged.outputs, buckets, judged.loss, judged.from_logits
+                            output.labels, output.predictions, buckets, output.loss, output.from_logits
                         ):
-                            title = "Log-loss" if judged.loss == "log_loss" else "Root of the mean squared error"
+                            title = "Log-loss" if output.loss == "log_loss" else "Root of the mean squared error"
                             scalar(
-                                f"{shown.prefix}{judged.loss}_by_frequency/{judged.name}{bucket.name}",
+                                f"{shown.prefix}{output.loss}_by_frequency/{output.prefix}{bucket.name}",
                                 bucket.loss,
                                 description=f"{title} of the {bucket.num_samples:,} rows of the analysis data whose rarest "
                                 f"feature occurs {bucket.name} times in the training data",

@@ -14,7 +14,7 @@ from keras_rafm.data import Schema
 from keras_rafm.data.columns.column import MISSING_NAME
 from keras_rafm.data.raw.errors import MalformedRowError
 from keras_rafm.rank_plan import RankPlan
-from keras_rafm.serving.export import illegal_input_names
+from keras_rafm.serving.raw_inputs import illegal_input_names
 
 
 def check_model(settings: Settings) -> None:

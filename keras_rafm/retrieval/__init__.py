@@ -1,9 +1,9 @@
-"""Exact retrieval: the best of many items for a context, by one inner product per item.
+"""Exact retrieval: find the best of many items for a context, with one inner product per item.
 
-For a set of item features the score of `(context, item)` splits up. What the features of an item say among themselves is a
-number of the item, what those of a context say among themselves a number of the context, and all pairs across are the inner
-product of two vectors (`vectors`). `item_matrix(…) @ context_vector(…).T` are the scores, so every index for inner products
-finds the best items, exactly if it is exact itself:
+The score of a context with an item is a sum of three parts: the score of the item's features alone, that of the context's
+features alone, and the interactions between both, which are the inner product of two vectors (see `vectors`). So
+`item_matrix(…) @ context_vector(…).T` are the scores, and any index for inner products finds the best items. The result is
+exact if the index is exact:
 
 ```python
 matrix = keras_rafm.retrieval.item_matrix(model, items)
@@ -12,8 +12,8 @@ index.add(matrix)
 scores, rows = index.search(keras_rafm.retrieval.context_vector(model, contexts), 100)
 ```
 
-ScaNN takes the same arrays: `scann.scann_ops_pybind.builder(matrix, 100, "dot_product")`. `numpy.save` keeps them.
-`export_retrieval` writes a SavedModel that searches by itself, exactly and without another library.
+ScaNN takes the same arrays: `scann.scann_ops_pybind.builder(matrix, 100, "dot_product")`. `export_retrieval` writes a
+SavedModel that searches by itself, exactly and without another library.
 """
 
 from keras_rafm.retrieval.export import export_retrieval

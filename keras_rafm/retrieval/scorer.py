@@ -1,4 +1,4 @@
-"""The layer whose score is what a model gives, and the inputs of that model."""
+"""The layer whose score a model outputs, and the conversion of the model's inputs to those of the layer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ import tensorflow as tf
 from keras_rafm.checks.arguments import integer_or_none
 from keras_rafm.checks.model_inputs import check_integer_inputs, pair_inputs
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.serving.export import functional_graph
-from keras_rafm.serving.model_inputs import LayerCall, calls_of
-from keras_rafm.training.downstream import node_of
+from keras_rafm.training.functional_graph import LayerCall, calls_of, functional_graph, is_sigmoid_layer, node_of
 
 
 class Scorer(NamedTuple):
-    """A layer, and the model whose output is its score or the sigmoid of that.
+    """A layer, and the model whose output is the score of the layer or the sigmoid of that score.
 
     Attributes:
         layer: The layer.
-        graph: The model; `None` for a layer alone.
-        call: What it is called with there; `None` for a layer alone.
+        graph: The functional graph of the model; `None` for a layer alone.
+        call: The call of the layer in the graph; `None` for a layer alone.
         has_sigmoid: Whether the output is the sigmoid of the score.
     """
 
@@ -32,53 +30,46 @@ class Scorer(NamedTuple):
     call: LayerCall | None = None
     has_sigmoid: bool = False
 
-    def level(self, given: int | None) -> int:
-        """The level `k` of the wanted scores `ŷ_k`; the highest for `None`.
+    def checked_level(self, level: int | None) -> int:
+        """Return the level `k` of the wanted scores `ŷ_k`; the highest level for `None`.
 
         Raises:
-            TypeError: It is not an integer.
-            ValueError: There is no such level.
+            TypeError: `level` is not an integer.
+            ValueError: The layer has no such level.
         """
-        level = integer_or_none(given, "level")
+        level = integer_or_none(level, "level")
         if level is not None and not 1 <= level <= self.layer.num_levels:
             raise ValueError(f"`level` must be in 1 … {self.layer.num_levels}. Received: level={level}")
         return self.layer.num_levels if level is None else level
 
-    def inputs(self, given: Any) -> Any:
-        """What the layer takes, from what the model or the layer takes.
+    def layer_inputs(self, inputs: Any) -> Any:
+        """Return the inputs of the layer from those of the model or of the layer.
 
         Raises:
             TypeError: Ids are not integers.
             ValueError: There are values, and the model takes none.
         """
-        if self.graph is None or self.call is None or _is_nested_list(given):
-            return given
-        own = self._of_model(given, self.graph, self.call)
-        has_values = isinstance(own, tf.SparseTensor) or (isinstance(own, Mapping) and "values" in own)
+        if self.graph is None or self.call is None or _is_nested_list(inputs):
+            return inputs
+        layer_inputs = _from_model_inputs(inputs, self.graph, self.call)
+        has_values = isinstance(layer_inputs, tf.SparseTensor) or (
+            isinstance(layer_inputs, Mapping) and "values" in layer_inputs
+        )
         if has_values and not self.call.has_values:
             raise ValueError(f"{self.graph.name} takes ids without values. Received: values")
-        return own
-
-    def _of_model(self, given: Any, graph: keras.Model, call: LayerCall) -> Any:
-        """As the layer takes them; inputs that are not those of the model are left as they are."""
-        fed = {id(tensor): own for own, tensor in pair_inputs(given, graph.input, graph.inputs) if own is not None}
-        wanted = [tensor for tensor in (call.ids, call.values) if tensor is not None]
-        if any(id(tensor) not in fed for tensor in wanted) or (isinstance(given, Mapping) and len(given) > len(fed)):
-            return given
-        check_integer_inputs(given, graph)
-        ids, *values = (tf.cast(fed[id(tensor)], tensor.dtype) for tensor in wanted)
-        return {"ids": ids, "values": values[0]} if values else ids
+        return layer_inputs
 
 
 def scorer_of(model: Any) -> Scorer:
-    """Find the layer.
+    """Find the layer whose score a model outputs.
 
     Args:
         model: A functional model or a built Sequential, or a `RaFMLayer` alone.
 
     Raises:
-        TypeError: It is nothing of these.
-        ValueError: The model's output is not the score of a `RaFMLayer` on inputs of the model, nor the sigmoid of that.
+        RuntimeError: A model is given inside the scope of a distribution strategy.
+        TypeError: `model` is none of these.
+        ValueError: The model's output is not the score of a `RaFMLayer` on inputs of the model, nor its sigmoid.
     """
     if isinstance(model, RaFMLayer):
         return Scorer(model)
@@ -95,21 +86,33 @@ def scorer_of(model: Any) -> Scorer:
             f"product of an item and a context. Received: the output of {node.operation.name}, a "
             f"{type(node.operation).__name__}"
         )
-    call = calls_of(graph)[-1]  # the others are above it
+    call = calls_of(graph)[-1]  # the other calls are above it
     if call.ids is None or (call.has_values and call.values is None and not call.ids.sparse):
         raise ValueError(
-            f"{node.operation.name} must take its ids and values from the inputs of {graph.name}, and not from layers "
-            f"between. Give {node.operation.name} alone, and what it takes"
+            f"{node.operation.name} must take its ids and values from the inputs of {graph.name}, not from other layers. "
+            f"Pass {node.operation.name} itself as the model, and the inputs of that layer"
         )
     return Scorer(node.operation, graph, call, has_sigmoid)
 
 
+def _from_model_inputs(inputs: Any, graph: keras.Model, call: LayerCall) -> Any:
+    """Return the inputs of the layer from those of the model. Inputs that are not the model's are returned unchanged."""
+    pairs = pair_inputs(inputs, graph.input, graph.inputs)
+    input_values = {id(declared): value for value, declared in pairs if value is not None}
+    wanted = [tensor for tensor in (call.ids, call.values) if tensor is not None]
+    is_missing = any(id(tensor) not in input_values for tensor in wanted)
+    if is_missing or (isinstance(inputs, Mapping) and len(inputs) > len(input_values)):
+        return inputs
+    check_integer_inputs(inputs, graph)
+    ids, *values = (tf.cast(input_values[id(tensor)], tensor.dtype) for tensor in wanted)
+    return {"ids": ids, "values": values[0]} if values else ids
+
+
 def _is_sigmoid(operation: Any) -> bool:
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation is keras.activations.sigmoid
-    return type(operation).__name__ == "Sigmoid"  # what `keras.ops.sigmoid` is in a graph, a class that is not public
+    # In a graph, `keras.ops.sigmoid` is an operation of a class that is not public.
+    return is_sigmoid_layer(operation) or type(operation).__name__ == "Sigmoid"
 
 
-def _is_nested_list(given: Any) -> bool:
-    """Whether it is ids as Python lists, which Keras would take for many inputs."""
-    return isinstance(given, (list, tuple)) and all(isinstance(own, (list, tuple, int, np.integer)) for own in given)
+def _is_nested_list(inputs: Any) -> bool:
+    """Return whether ids are given as Python lists, which Keras would take for many inputs."""
+    return isinstance(inputs, (list, tuple)) and all(isinstance(row, (list, tuple, int, np.integer)) for row in inputs)

@@ -1,4 +1,4 @@
-"""The model card: what an exported model is, beside its graph, for people and for programs."""
+"""The model card: a description of an exported model for people (Markdown) and for programs (JSON)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,26 @@ import numpy as np
 
 from keras_rafm.data.columns.schema_files import schema_digest
 from keras_rafm.layer import RaFMLayer
+from keras_rafm.serving.saved_model import EXTRA, SCHEMA, TracedSignature
 
-EXTRA = "assets.extra"  # what TF Serving leaves alone
 _JSON, _MARKDOWN = "model_card.json", "model_card.md"
 _FORMAT, _FORMAT_VERSION = "keras_rafm.model_card", 1
 _PACKAGES = ("keras_rafm", "tensorflow", "keras", "numpy")
-
-
-def write_model_card(directory: Path, card: Mapping[str, Any]) -> None:
-    """Write a card as JSON and as Markdown into `assets.extra` of a SavedModel."""
-    extra = directory / EXTRA
-    extra.mkdir(exist_ok=True)
-    (extra / _JSON).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (extra / _MARKDOWN).write_text(_as_markdown(card), encoding="utf-8")
 
 
 def load_model_card(version_directory: str | Path) -> dict[str, Any]:
     """Read the model card of an exported version.
 
     Args:
-        version_directory: What `keras_rafm.export` returned, such as `saved_models/frappe/1`.
+        version_directory: The path that `keras_rafm.export` returned, such as `saved_models/frappe/1`.
 
     Returns:
         The card: `signatures`, `layers` (ranks, level sizes, counts of factors), `metrics`, `precision`, `bytes`,
         `packages` (versions), `schema` (its digest) and `created` (UTC, ISO 8601).
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged or was written in a newer format.
+        FileNotFoundError: The directory has no model card.
+        ValueError: The card is damaged, or a newer version of this package wrote it.
     """
     path = Path(version_directory) / EXTRA / _JSON
     try:
@@ -59,63 +51,88 @@ def load_model_card(version_directory: str | Path) -> dict[str, Any]:
     return dict(card)
 
 
-def model_card(
+def write_model_card(
+    directory: Path,
     name: str,
+    *,
     layers: Sequence[RaFMLayer],
     num_levels: int,
-    signatures: Sequence[Any],
-    functions: Mapping[str, Any],
+    signatures: Sequence[TracedSignature],
     precision: Mapping[str, Any],
-    metrics: Mapping[str, float] | None,
-    schema_folder: Path | None,
-    directory: Path,
-) -> dict[str, Any]:
-    """The card of a model that is written, but for the card itself.
+    metrics: Mapping[str, float] | None = None,
+    **additions: Any,
+) -> None:
+    """Write the card of a SavedModel into its extra assets, as JSON and as Markdown.
 
     Args:
-        name: Of the model directory.
-        layers: Its layers as they were trained.
+        directory: The SavedModel, complete but for the card.
+        name: The name of the model directory.
+        layers: The trained layers.
         num_levels: The level that they are cut off at.
-        signatures: `signatures.Signature`s.
-        functions: The graph of each by its name.
-        precision: How factors are stored, and what that costs, if it was measured.
-        metrics: Given by the user.
-        schema_folder: Where the schema is saved.
-        directory: Of the SavedModel.
+        signatures: The signatures.
+        precision: How factors are stored, and the losses that were measured with them, if any.
+        metrics: Numbers that the user supplied.
+        **additions: Further entries of the card.
     """
+    card = {
+        **_card(
+            directory,
+            name,
+            layers=[_layer_entry(layer, min(num_levels, layer.num_levels)) for layer in layers],
+            signatures=signatures,
+            precision=precision,
+            metrics=metrics or {},
+        ),
+        **additions,
+    }
+    extra = directory / EXTRA
+    (extra / _JSON).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (extra / _MARKDOWN).write_text(_as_markdown(card), encoding="utf-8")
+
+
+def _card(
+    directory: Path,
+    name: str,
+    *,
+    layers: list[dict[str, Any]],
+    signatures: Sequence[TracedSignature],
+    precision: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
     files = {path: path.stat().st_size for path in directory.rglob("*") if path.is_file()}
     variables = sum(size for path, size in files.items() if path.parent.name == "variables")
+    schema = directory / EXTRA / SCHEMA
     return {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
         "name": name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "packages": {**{package: version(package) for package in _PACKAGES}, "python": platform.python_version()},
-        "layers": [_of_layer(layer, min(num_levels, layer.num_levels)) for layer in layers],
+        "layers": layers,
         "precision": dict(precision),
         "bytes": {"variables": variables, "total": sum(files.values())},
-        # JSON has no other numbers.
-        "metrics": {key: float(value) if math.isfinite(value) else None for key, value in (metrics or {}).items()},
-        "schema": None if schema_folder is None else {"digest": schema_digest(schema_folder)},
+        # JSON has no NaN and no infinity.
+        "metrics": {key: float(value) if math.isfinite(value) else None for key, value in metrics.items()},
+        "schema": {"digest": schema_digest(schema)} if schema.is_dir() else None,
         "signatures": {
-            own.name: {
-                "method": own.method,
-                "inputs": {named.spec.name: _of_tensor(named.spec, named.meaning) for named in own.inputs},
+            signature.name: {
+                "method": signature.method,
+                "inputs": {named.spec.name: _tensor_entry(named.spec, named.meaning) for named in signature.inputs},
                 "outputs": {
-                    key: _of_tensor(functions[own.name].structured_outputs[key], meaning)
-                    for key, meaning in own.outputs.items()
+                    key: _tensor_entry(function.structured_outputs[key], meaning)
+                    for key, meaning in signature.outputs.items()
                 },
             }
-            for own in signatures
+            for signature, function in signatures
         },
     }
 
 
-def _of_tensor(spec: Any, meaning: str) -> dict[str, Any]:
+def _tensor_entry(spec: Any, meaning: str) -> dict[str, Any]:
     return {"dtype": spec.dtype.name, "shape": spec.shape.as_list(), "meaning": meaning}
 
 
-def _of_layer(layer: RaFMLayer, level: int) -> dict[str, Any]:
+def _layer_entry(layer: RaFMLayer, level: int) -> dict[str, Any]:
     plan = layer.plan
     sizes = plan.level_sizes[:level]
     free = [size - above for size, above in zip(sizes, (*sizes[1:], 0), strict=True)]
@@ -138,7 +155,7 @@ def _as_markdown(card: Mapping[str, Any]) -> str:
     lines = [
         f"# {card['name']}",
         "",
-        f"Written on {card['created']} with "
+        f"Exported on {card['created']} with "
         + ", ".join(f"{package} {number}" for package, number in card["packages"].items())
         + ".",
         "",
@@ -159,12 +176,12 @@ def _as_markdown(card: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Factors are stored as {card['precision']['factors']}: {sizes['variables']:,} bytes of variables, "
-        f"{sizes['total']:,} in all.",
+        f"{sizes['total']:,} bytes in all.",
     ]
     loss = card["precision"].get("loss")
     if loss is not None:
         exported, trained = loss["exported"], loss["trained"]
-        lines.append(f"The loss on {loss['samples']:,} samples is {exported:.6g}; that of the model is {trained:.6g}.")
+        lines.append(f"Loss on {loss['samples']:,} samples: {exported:.6g} as exported, {trained:.6g} as trained.")
     if card["schema"] is not None:
         lines.append(f"The schema of the raw columns has the digest {card['schema']['digest']}.")
     if card["metrics"]:

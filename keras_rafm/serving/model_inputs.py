@@ -1,4 +1,11 @@
-"""What a request holds and what the model takes: named tensors -> the inputs of a functional model."""
+"""Conversions between requests and the inputs of a functional model.
+
+A request is a mapping from names to tensors. It has one of three forms, which all hold the same samples:
+
+- *padded*: ids `[B, F]`, with −1 as padding, and values of the same shape;
+- *flat*: the ids of all samples end to end, with row splits, as in a `tf.RaggedTensor`;
+- *examples*: serialised `tf.train.Example`s.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +20,23 @@ import keras
 import tensorflow as tf
 
 from keras_rafm.checks.constants import PADDING_ID
-from keras_rafm.checks.tensors import require
+from keras_rafm.checks.model_inputs import pair_inputs
+from keras_rafm.checks.tensors import after_checks, require
 from keras_rafm.layer import RaFMLayer
-from keras_rafm.training.downstream import nodes_above
+from keras_rafm.training.functional_graph import LayerCall, calls_of, nodes_above
 
 #: The named tensors of a request.
 Request = Mapping[str, tf.Tensor]
-#: Value of each model input, by the `id` of its `keras.KerasTensor`.
-Fed = dict[int, Any]
+#: The value of each model input, by the `id` of its `keras.KerasTensor`.
+InputValues = dict[int, Any]
 
-# TensorFlow renames any other input of a signature.
+#: What the names of inputs must be, for messages.
+LEGAL_NAMES = "names of letters, digits and underscores, a letter first, other than 'self' and Python's keywords"
+
+# TensorFlow renames the inputs of a signature that have other names.
 _LEGAL_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _EXAMPLE_DTYPES = {"string": tf.string, "float": tf.float32, "int": tf.int64}
+_EXAMPLE_LISTS = {tf.string: "bytes_list", tf.int64: "int64_list", tf.float32: "float_list"}
 
 
 class NamedSpec(NamedTuple):
@@ -32,39 +44,28 @@ class NamedSpec(NamedTuple):
 
     Attributes:
         spec: Its name, dtype and shape.
-        meaning: What it is, in a few words.
+        meaning: A short description for the model card.
     """
 
     spec: tf.TensorSpec
     meaning: str
 
 
-class LayerCall(NamedTuple):
-    """A `RaFMLayer` in the graph, and the inputs of the model that it takes.
-
-    Attributes:
-        layer: The layer.
-        ids: The input that is its ids, or is sparse; `None` if they are computed in the graph.
-        values: The input that is its values; `None` without, or if they are computed in the graph.
-        has_values: Whether it takes values.
-    """
-
-    layer: RaFMLayer
-    ids: Any
-    values: Any
-    has_values: bool
+def by_name(specs: list[NamedSpec], tensors: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
+    """Return the request that consists of these tensors, in the order of `specs`."""
+    return {named.spec.name: tensor for named, tensor in zip(specs, tensors, strict=True)}
 
 
 @dataclass
-class _Ids:
-    """An input of ids, and the inputs of values that belong to it.
+class _IdsInput:
+    """A model input of ids, and the model inputs of values that belong to it.
 
     Attributes:
-        tensor: The input; a sparse one holds its values too.
-        name: In requests.
-        row_splits: Name of its row splits in requests.
-        values: Those inputs, by their names in requests; `None` stands for those of a sparse input.
-        is_direct: Whether nothing but `RaFMLayer`s read it and its values, which take them in any form.
+        tensor: The model input of ids. A sparse one holds its values too.
+        name: The name of the ids in requests.
+        row_splits: The name of their row splits in flat requests.
+        values: The model inputs of values by their names in requests; `None` for the values of a sparse input.
+        is_direct: Whether only `RaFMLayer`s read these inputs. They take ids and values in any form.
     """
 
     tensor: Any
@@ -78,6 +79,10 @@ class _Ids:
         return bool(getattr(self.tensor, "sparse", False))
 
     @property
+    def names(self) -> list[str]:
+        return [self.name, *self.values]
+
+    @property
     def dtype(self) -> str:
         return "int64" if self.is_sparse else self.tensor.dtype
 
@@ -88,17 +93,19 @@ class _Ids:
     def width(self) -> int | None:
         return None if self.is_sparse else self.tensor.shape[1]
 
-    def fed(self, ids: Any, values: Mapping[str, Any]) -> Fed:
-        """The inputs of the model from dense or ragged ids and values."""
+    def to_model(self, ids: Any, values: Mapping[str, Any]) -> InputValues:
+        """Return the values of the model inputs from dense or ragged ids and values."""
         if self.is_sparse:
-            (own,) = values.values()
-            both = {"ids": ids, "values": own}  # which a layer takes as well
-            return {id(self.tensor): both if self.is_direct else _as_sparse(ids, own, self.tensor.shape[1])}
+            (only_values,) = values.values()
+            if self.is_direct:  # a layer takes a mapping in place of a sparse tensor
+                return {id(self.tensor): {"ids": ids, "values": only_values}}
+            return {id(self.tensor): _as_sparse(ids, only_values, self.tensor.shape[1])}
         if not self.is_direct:
             ids, values = self._as_declared(ids, values)
-        return {id(self.tensor): ids, **{id(self.values[name]): own for name, own in values.items()}}
+        return {id(self.tensor): ids, **{id(self.values[name]): tensor for name, tensor in values.items()}}
 
     def _as_declared(self, ids: Any, values: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Convert ids and values to the kind of tensor, dense or ragged, that the model declares."""
         is_ragged = isinstance(ids, tf.RaggedTensor)
         if not getattr(self.tensor, "ragged", False):
             return _padded(ids, values, self.tensor.shape[1], self.name) if is_ragged else (ids, values)
@@ -106,68 +113,70 @@ class _Ids:
             return ids, values
         rows = tf.RaggedTensor.from_tensor(ids, padding=PADDING_ID)
         lengths = rows.row_lengths()
-        return rows, {name: tf.RaggedTensor.from_tensor(own, lengths=lengths) for name, own in values.items()}
+        return rows, {name: tf.RaggedTensor.from_tensor(tensor, lengths=lengths) for name, tensor in values.items()}
 
 
 def is_legal_name(name: str) -> bool:
-    """Whether an input of a signature can have it: a function of TensorFlow's is called with it as a keyword."""
+    """Return whether an input of a signature can have this name. TensorFlow passes it as a keyword argument."""
     return _LEGAL_NAME.fullmatch(name) is not None and not keyword.iskeyword(name) and name != "self"
 
 
 class ModelInputs:
-    """The inputs of a functional model, and the forms of requests that they are made from.
+    """The inputs of a functional model, and their conversion from and to requests.
 
-    Ids are named `ids` and their values `values` where all `RaFMLayer`s share them and no other input has such a name;
-    otherwise they are named as the inputs of the model, as are all other inputs.
+    Ids are named `ids` and their values `values` if all `RaFMLayer`s share them and no other input has such a name.
+    Otherwise they have the names of the model inputs, as all other inputs do.
 
     Args:
         model: A functional model with a `RaFMLayer`.
 
     Raises:
-        ValueError: There is none, an input is ragged or sparse and goes elsewhere than into a `RaFMLayer`, or the names of
-            inputs are not such as a signature can have.
+        ValueError: The model has no `RaFMLayer`, an input is ragged or sparse and feeds something other than a
+            `RaFMLayer`, or a signature can't have the names of the inputs.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.calls = calls_of(model)
-        self._groups = self._ids_of_layers(model)
-        in_groups = {id(own) for group in self._groups for own in (group.tensor, *group.values.values())}
-        names_of_values = {id(call.values) for call in self.calls if call.values is not None}
-        shared = len(names_of_values) == 1 and not self._groups
+        self._model = model
+        self._calls = calls_of(model)
+        self._groups = _ids_inputs(model, self._calls)
+        grouped = {id(tensor) for group in self._groups for tensor in (group.tensor, *group.values.values())}
+        ids_of_values = {id(call.values) for call in self._calls if call.values is not None}
+        are_shared = len(ids_of_values) == 1 and not self._groups
         self._others: dict[str, Any] = {}
         for tensor in model.inputs:
-            if id(tensor) in in_groups:
+            if id(tensor) in grouped:
                 continue
             for kind in ("sparse", "ragged"):
                 if getattr(tensor, kind, False):
                     raise ValueError(
                         f"Input '{tensor.name}' is {kind} and not the input of a RaFMLayer: it can't be exported"
                     )
-            self._others["values" if shared and id(tensor) in names_of_values else tensor.name] = tensor
-        self._order = [id(tensor) for tensor in model.inputs]
-        names = [own.spec.name for own in self.flat()]
+            self._others["values" if are_shared and id(tensor) in ids_of_values else tensor.name] = tensor
+        self._check_names()
+
+    def _check_names(self) -> None:
+        names = [named.spec.name for named in self.flat_specs()]
         wrong = [name for name in names if not is_legal_name(name)]
-        names = [own.spec.name for own in self.padded()]
+        names = [named.spec.name for named in self.padded_specs()]
         wrong += [name for name in dict.fromkeys(names) if not is_legal_name(name) or names.count(name) > 1]
         if wrong:
             raise ValueError(
-                f"inputs of an exported model must have names of letters, digits and underscores, a letter first, other "
-                f"than 'self' and Python's keywords, and no name twice. Received: {list(dict.fromkeys(wrong))}"
+                f"inputs of an exported model must have distinct {LEGAL_NAMES}. Received: {list(dict.fromkeys(wrong))}"
             )
 
     @property
     def why_not_flat(self) -> str | None:
-        """Why ids can't be given as one flat list for all samples; `None` if they can."""
+        """Why requests can't be flat; `None` if they can."""
         if not self._groups:
             return "the ids of its RaFMLayers are computed in the graph"
         names = [name for group in self._groups for name in group.values]
         if len(set(names)) < len(names):
-            return "inputs of ids share one of values"
+            return "several inputs of ids share one input of values"
         return None
 
     @property
     def why_not_in_examples(self) -> str | None:
-        """Why the inputs can't be features of `tf.train.Example`s; `None` if they can."""
+        """Why requests can't be `tf.train.Example`s; `None` if they can."""
         if self.why_not_flat is not None:
             return self.why_not_flat
         for name, tensor in self._others.items():
@@ -175,43 +184,67 @@ class ModelInputs:
                 return f"the input '{name}' has no fixed shape"
         return None
 
-    def padded(self) -> list[NamedSpec]:
-        """Requests of dense tensors."""
-        entries: dict[int, list[NamedSpec]] = {}
+    def from_model_inputs(self, inputs: Any) -> InputValues:
+        """Return the value of each input from `inputs` as `model.predict` takes them.
+
+        Raises:
+            ValueError: An input is missing or has another shape than the model declares.
+        """
+        pairs = pair_inputs(inputs, self._model.input, self._model.inputs)
+        if not pairs or any(value is None for value, _ in pairs):
+            raise ValueError(
+                f"inputs must be those of the model: {[tensor.name for tensor in self._model.inputs]}. "
+                f"Received: {keras.tree.map_structure(type, inputs)}"
+            )
+        input_values = {}
+        for value, declared in pairs:
+            tensor = tf.cast(value, declared.dtype)
+            if tensor.shape.rank == 1 and len(declared.shape) == 2:  # Keras takes a vector as a column
+                tensor = tensor[:, tf.newaxis]
+            if not tensor.shape.is_compatible_with(declared.shape):
+                raise ValueError(
+                    f"'{declared.name}' must be of shape {tuple(declared.shape)}. Received: {tuple(tensor.shape)}"
+                )
+            input_values[id(declared)] = tensor
+        return input_values
+
+    def padded_specs(self) -> list[NamedSpec]:
+        """Return the tensors of a padded request, in the order of the model inputs."""
+        specs: dict[int, list[NamedSpec]] = {}
         for group in self._groups:
             shape = [None, group.width]
-            entries[id(group.tensor)] = [
+            specs[id(group.tensor)] = [
                 NamedSpec(
                     tf.TensorSpec(shape, group.dtype, group.name),
-                    "feature ids, a row per sample; −1 is padding, and ids that the model does not know count as padding",
+                    "feature ids, one row per sample; −1 is padding, and unknown ids count as padding",
                 )
             ]
             for name, tensor in group.values.items():
                 spec = NamedSpec(tf.TensorSpec(shape, group.values_dtype(name), name), f"value of each of `{group.name}`")
                 if tensor is None:
-                    entries[id(group.tensor)].append(spec)
+                    specs[id(group.tensor)].append(spec)
                 else:
-                    entries[id(tensor)] = [spec]
+                    specs[id(tensor)] = [spec]
         for name, tensor in self._others.items():
-            entries[id(tensor)] = [_other(name, tensor)]
-        return [spec for key in self._order for spec in entries[key]]
+            specs[id(tensor)] = [_spec_of_other(name, tensor)]
+        return [spec for tensor in self._model.inputs for spec in specs[id(tensor)]]
 
-    def from_padded(self, request: Request) -> Fed:
-        """The inputs of the model from `padded` ones."""
-        # Values have to be as their ids are, which is checked where they meet.
+    def from_padded(self, request: Request) -> InputValues:
+        """Return the value of each model input from a padded request."""
+        # Values are left out: `RaFMLayer` checks that their shape is that of the ids.
         names = [*(group.name for group in self._groups), *self._others]
         request = _with_equal_rows(request, {name: tf.shape(request[name])[0] for name in names})
-        fed = {id(tensor): request[name] for name, tensor in self._others.items()}
+        input_values = {id(tensor): request[name] for name, tensor in self._others.items()}
         for group in self._groups:
-            fed.update(group.fed(request[group.name], {name: request[name] for name in group.values}))
-        return fed
+            input_values.update(group.to_model(request[group.name], {name: request[name] for name in group.values}))
+        return input_values
 
-    def to_padded(self, fed: Fed) -> dict[str, tf.Tensor]:
-        """The reverse of `from_padded`, of inputs in any form."""
-        request = {name: fed[id(tensor)] for name, tensor in self._others.items()}
+    def to_padded(self, input_values: InputValues) -> dict[str, tf.Tensor]:
+        """Return the padded request for model inputs, which may be dense, ragged or sparse."""
+        request = {name: input_values[id(tensor)] for name, tensor in self._others.items()}
         for group in self._groups:
-            ids = fed[id(group.tensor)]
-            values = {name: None if own is None else fed[id(own)] for name, own in group.values.items()}
+            ids = input_values[id(group.tensor)]
+            values = {name: None if tensor is None else input_values[id(tensor)] for name, tensor in group.values.items()}
             if isinstance(ids, tf.SparseTensor):
                 lists = tf.RaggedTensor.from_value_rowids(ids.indices[:, 1], ids.indices[:, 0], nrows=ids.dense_shape[0])
                 ids, values = lists, dict.fromkeys(values, lists.with_flat_values(ids.values))
@@ -220,14 +253,14 @@ class ModelInputs:
             request.update({group.name: ids, **values})
         return request
 
-    def flat(self) -> list[NamedSpec]:
-        """Requests that have the ids of all samples end to end, as a `tf.RaggedTensor` does."""
+    def flat_specs(self) -> list[NamedSpec]:
+        """Return the tensors of a flat request."""
         specs = []
         for group in self._groups:
             specs.append(
                 NamedSpec(
                     tf.TensorSpec([None], group.dtype, group.name),
-                    "feature ids of all samples end to end; ids that the model does not know contribute nothing",
+                    "feature ids of all samples end to end; unknown ids contribute nothing",
                 )
             )
             specs += [
@@ -237,35 +270,37 @@ class ModelInputs:
             specs.append(
                 NamedSpec(
                     tf.TensorSpec([None], tf.int64, group.row_splits),
-                    f"where in `{group.name}` each sample begins, and at the end their number: ascending from 0",
+                    f"position in `{group.name}` at which each sample begins, then the size of `{group.name}`; "
+                    "ascending from 0",
                 )
             )
-        return [*specs, *(_other(name, tensor) for name, tensor in self._others.items())]
+        return [*specs, *(_spec_of_other(name, tensor) for name, tensor in self._others.items())]
 
-    def from_flat(self, request: Request) -> Fed:
-        """The inputs of the model from `flat` ones."""
+    def from_flat(self, request: Request) -> InputValues:
+        """Return the value of each model input from a flat request."""
         rows: dict[str, tf.RaggedTensor] = {}
-        numbers = {group.row_splits: tf.size(request[group.row_splits]) - 1 for group in self._groups}
-        numbers.update({name: tf.shape(request[name])[0] for name in self._others})
-        request = _with_equal_rows(request, numbers)
+        num_rows = {group.row_splits: tf.size(request[group.row_splits]) - 1 for group in self._groups}
+        num_rows.update({name: tf.shape(request[name])[0] for name in self._others})
+        request = _with_equal_rows(request, num_rows)
         for group in self._groups:
-            names = [group.name, *group.values]
-            splits = _checked_splits(request[group.row_splits], [request[name] for name in names], group.row_splits, names)
-            rows.update({name: tf.RaggedTensor.from_row_splits(request[name], splits, validate=False) for name in names})
+            tensors = {name: request[name] for name in group.names}
+            splits = _checked_splits(request[group.row_splits], group.row_splits, tensors)
+            for name, tensor in tensors.items():
+                rows[name] = tf.RaggedTensor.from_row_splits(tensor, splits, validate=False)
         return self._from_ragged(rows, request)
 
     def to_flat(self, padded: Request) -> dict[str, tf.Tensor]:
-        """Requests that are `flat` of ones that are `padded`."""
+        """Return the flat request with the samples of a padded one."""
         request = {name: padded[name] for name in self._others}
         for group in self._groups:
-            is_there = padded[group.name] != PADDING_ID
-            request.update({name: tf.boolean_mask(padded[name], is_there) for name in (group.name, *group.values)})
-            lengths = tf.reduce_sum(tf.cast(is_there, tf.int64), axis=1)
+            is_present = padded[group.name] != PADDING_ID
+            request.update({name: tf.boolean_mask(padded[name], is_present) for name in group.names})
+            lengths = tf.reduce_sum(tf.cast(is_present, tf.int64), axis=1)
             request[group.row_splits] = tf.concat([[tf.constant(0, tf.int64)], tf.cumsum(lengths)], axis=0)
         return request
 
     def example_features(self) -> dict[str, Any]:
-        """The features of `tf.train.Example`s, as `tf.io.parse_example` takes them."""
+        """Return the features of `tf.train.Example`s, as `tf.io.parse_example` takes them."""
         features: dict[str, Any] = {}
         for group in self._groups:
             features[group.name] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
@@ -276,144 +311,112 @@ class ModelInputs:
             features[name] = tf.io.FixedLenFeature(tensor.shape[1:], _EXAMPLE_DTYPES[kind])
         return features
 
-    def parsed(self, texts: tf.Tensor) -> Fed:
-        """The inputs of the model from serialised `tf.train.Example`s."""
-        parsed = tf.io.parse_example(texts, self.example_features())
+    def from_examples(self, examples: tf.Tensor) -> InputValues:
+        """Return the value of each model input from serialised `tf.train.Example`s: string `[B]`."""
+        parsed = tf.io.parse_example(examples, self.example_features())
         rows = {}
         for group in self._groups:
             ids = rows[group.name] = parsed[group.name]
             for name in group.values:
-                same = tf.equal(parsed[name].row_lengths(), ids.row_lengths())
+                are_equal = tf.equal(parsed[name].row_lengths(), ids.row_lengths())
                 checked = require(
-                    tf.reduce_all(same),
+                    tf.reduce_all(are_equal),
                     f"the features '{group.name}' and '{name}' must have equally many numbers. Received the example",
-                    functools.partial(_first_where_not, same),
+                    functools.partial(_first_where_not, are_equal),
                 )
-                with tf.control_dependencies(checked):
-                    values = tf.identity(parsed[name].flat_values)  # a cast that changes nothing would be no op that waits
-                values = tf.cast(values, group.values_dtype(name))
+                # `after_checks` comes before the cast: a cast that changes nothing makes no operation that could wait.
+                values = tf.cast(after_checks(checked, parsed[name].flat_values), group.values_dtype(name))
                 rows[name] = ids.with_flat_values(values)
             rows[group.name] = ids.with_flat_values(_narrowed(ids.flat_values, group.dtype))
         others = {name: tf.cast(parsed[name], tensor.dtype) for name, tensor in self._others.items()}
         return self._from_ragged(rows, others)
 
     def to_examples(self, padded: Request) -> list[bytes]:
-        """Serialised `tf.train.Example`s of requests that are `padded`."""
+        """Return serialised `tf.train.Example`s with the samples of a padded request."""
         features = self.example_features()
-        in_groups = {name: group.name for group in self._groups for name in (group.name, *group.values)}
+        ids_names = {name: group.name for group in self._groups for name in group.names}
         examples = []
         for row in range(int(next(iter(padded.values())).shape[0])):
             example = tf.train.Example()
             for name, feature in features.items():
-                own = padded[name][row]
-                if name in in_groups:
-                    own = tf.boolean_mask(own, padded[in_groups[name]][row] != PADDING_ID)
-                field = {tf.string: "bytes_list", tf.int64: "int64_list", tf.float32: "float_list"}[feature.dtype]
-                numbers = tf.reshape(tf.cast(own, feature.dtype), [-1]).numpy().tolist()
-                getattr(example.features.feature[name], field).value.extend(numbers)
+                tensor = padded[name][row]
+                if name in ids_names:
+                    tensor = tf.boolean_mask(tensor, padded[ids_names[name]][row] != PADDING_ID)
+                numbers = tf.reshape(tf.cast(tensor, feature.dtype), [-1]).numpy().tolist()
+                getattr(example.features.feature[name], _EXAMPLE_LISTS[feature.dtype]).value.extend(numbers)
             examples.append(example.SerializeToString(deterministic=True))
         return examples
 
-    def _from_ragged(self, rows: Mapping[str, tf.RaggedTensor], others: Request) -> Fed:
-        fed = {id(tensor): others[name] for name, tensor in self._others.items()}
+    def _from_ragged(self, rows: Mapping[str, tf.RaggedTensor], others: Request) -> InputValues:
+        input_values = {id(tensor): others[name] for name, tensor in self._others.items()}
         for group in self._groups:
-            fed.update(group.fed(rows[group.name], {name: rows[name] for name in group.values}))
-        return fed
-
-    def _ids_of_layers(self, model: keras.Model) -> list[_Ids]:
-        tensors = {id(call.ids): call.ids for call in self.calls if call.ids is not None}
-        values = {id(call.values) for call in self.calls if call.values is not None}
-        taken = {tensor.name for tensor in model.inputs if id(tensor) not in {*tensors, *values}}
-        shared = len(tensors) == 1 and len(values) <= 1 and all(call.ids is not None for call in self.calls)
-        shared = shared and not taken & {"ids", "values", "row_splits"}
-        computed = {id(call.ids) for call in self.calls if call.has_values and call.values is None}
-        others = [node for node in nodes_above(model.outputs) if not isinstance(node.operation, RaFMLayer)]
-        elsewhere = {id(tensor) for node in others for tensor in node.input_tensors}
-        elsewhere.update(id(output) for output in model.outputs)
-        groups = []
-        for key, tensor in tensors.items():
-            name = "ids" if shared else tensor.name
-            group = _Ids(tensor, name, "row_splits" if shared else f"{name}_row_splits")
-            if group.is_sparse:
-                group.values["values" if shared else f"{name}_values"] = None
-            for call in self.calls:
-                if call.values is not None and call.ids is tensor:
-                    group.values["values" if shared else call.values.name] = call.values
-            read = {key, *(id(own) for own in group.values.values() if own is not None)}
-            # Values that are computed from a dense input are dense, and the ids must be like them.
-            group.is_direct = not elsewhere & read and (group.is_sparse or key not in computed)
-            groups.append(group)
-        return groups
+            input_values.update(group.to_model(rows[group.name], {name: rows[name] for name in group.values}))
+        return input_values
 
 
-def calls_of(model: keras.Model) -> list[LayerCall]:
-    """Where the graph of a functional model calls a `RaFMLayer`.
-
-    Raises:
-        ValueError: Nowhere.
-    """
-    inputs = {id(tensor) for tensor in model.inputs}
-    calls = []
-    for node in nodes_above(model.outputs):
-        if isinstance(node.operation, RaFMLayer):
-            ids, values, has_values = _given(node)
-            own_ids, own_values = (tensor if id(tensor) in inputs else None for tensor in (ids, values))
-            calls.append(LayerCall(node.operation, own_ids, own_values, has_values))
-    if not calls:
-        raise ValueError(f"{model.name} has no RaFMLayer among its layers")
-    return calls
-
-
-def takes_values(layer: RaFMLayer) -> bool:
-    """Whether a layer is anywhere called with values. If it is part of no graph, it may be."""
-    nodes = layer._inbound_nodes
-    return not nodes or any(_given(node)[2] for node in nodes)
-
-
-def _given(node: Any) -> tuple[Any, Any, bool]:
-    """Ids, values and whether there are some, of a call of a `RaFMLayer`."""
-    given = node.arguments.args[0] if node.arguments.args else node.arguments.kwargs["inputs"]
-    ids, values = (given["ids"], given.get("values")) if isinstance(given, Mapping) else (given, None)
-    return ids, values, values is not None or bool(getattr(ids, "sparse", False))
+def _ids_inputs(model: keras.Model, calls: list[LayerCall]) -> list[_IdsInput]:
+    """Return the inputs of ids that `RaFMLayer`s are called with, each with its inputs of values."""
+    tensors = {id(call.ids): call.ids for call in calls if call.ids is not None}
+    values = {id(call.values) for call in calls if call.values is not None}
+    other_names = {tensor.name for tensor in model.inputs if id(tensor) not in {*tensors, *values}}
+    are_shared = len(tensors) == 1 and len(values) <= 1 and all(call.ids is not None for call in calls)
+    are_shared = are_shared and not other_names & {"ids", "values", "row_splits"}
+    with_computed_values = {id(call.ids) for call in calls if call.has_values and call.values is None}
+    other_nodes = [node for node in nodes_above(model.outputs) if not isinstance(node.operation, RaFMLayer)]
+    read_elsewhere = {id(tensor) for node in other_nodes for tensor in node.input_tensors}
+    read_elsewhere.update(id(output) for output in model.outputs)
+    groups = []
+    for key, tensor in tensors.items():
+        name = "ids" if are_shared else tensor.name
+        group = _IdsInput(tensor, name, "row_splits" if are_shared else f"{name}_row_splits")
+        if group.is_sparse:
+            group.values["values" if are_shared else f"{name}_values"] = None
+        for call in calls:
+            if call.values is not None and call.ids is tensor:
+                group.values["values" if are_shared else call.values.name] = call.values
+        members = {key, *(id(value) for value in group.values.values() if value is not None)}
+        # Values that are computed from a dense input are dense, and the ids must be like them.
+        group.is_direct = not read_elsewhere & members and (group.is_sparse or key not in with_computed_values)
+        groups.append(group)
+    return groups
 
 
-def _with_equal_rows(request: Request, numbers: Mapping[str, tf.Tensor]) -> Request:
-    """The request, of whose parts each has as many samples: anything else might be broadcast."""
-    if len(numbers) < 2:
-        return request
-    together = tf.stack(list(numbers.values()))
-    checked = require(
-        tf.reduce_all(tf.equal(together, together[0])),
-        f"{', '.join(f'`{name}`' for name in numbers)} must be of equally many samples. Received",
-        lambda: together,
-    )
-    with tf.control_dependencies(checked):
-        return {name: tf.identity(tensor) for name, tensor in request.items()}
-
-
-def _other(name: str, tensor: Any) -> NamedSpec:
+def _spec_of_other(name: str, tensor: Any) -> NamedSpec:
     return NamedSpec(tf.TensorSpec(tensor.shape, tensor.dtype, name), f"the model's input '{tensor.name}'")
 
 
-def _checked_splits(splits: tf.Tensor, of: list[tf.Tensor], name: str, names: list[str]) -> tf.Tensor:
-    """Row splits that are those of all these tensors."""
-    sizes = tf.stack([tf.size(tensor, tf.int64) for tensor in of])
-    # With what they have to begin and to end with, of which nothing may be beyond the next.
-    around = tf.concat([[tf.constant(0, tf.int64)], splits, [tf.reduce_min(sizes)]], axis=0)
+def _with_equal_rows(request: Request, num_rows: Mapping[str, tf.Tensor]) -> Request:
+    """Return the request, checked to have one number of samples. Otherwise TensorFlow might broadcast a tensor."""
+    if len(num_rows) < 2:
+        return request
+    together = tf.stack(list(num_rows.values()))
+    checked = require(
+        tf.reduce_all(tf.equal(together, together[0])),
+        f"{', '.join(f'`{name}`' for name in num_rows)} must have equally many samples. Received",
+        lambda: together,
+    )
+    return {name: after_checks(checked, tensor) for name, tensor in request.items()}
+
+
+def _checked_splits(splits: tf.Tensor, name: str, tensors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Return row splits, checked to be valid for all of the tensors."""
+    sizes = tf.stack([tf.size(tensor, tf.int64) for tensor in tensors.values()])
+    # The splits between the values that they must begin and end with: this sequence must ascend.
+    bounded = tf.concat([[tf.constant(0, tf.int64)], splits, [tf.reduce_min(sizes)]], axis=0)
     ends_match = tf.reduce_all(tf.equal(sizes, tf.reduce_max(splits))) & tf.equal(tf.reduce_min(splits), 0)
     checked = require(
-        ends_match & tf.reduce_all(around[1:] >= around[:-1]),
-        f"`{name}` must ascend from 0 to the size of `{'` and `'.join(names)}`. Received, after these sizes,",
+        ends_match & tf.reduce_all(bounded[1:] >= bounded[:-1]),
+        f"`{name}` must ascend from 0 to the size of {' and '.join(f'`{key}`' for key in tensors)}. "
+        "Received, after these sizes,",
         lambda: tf.concat([sizes, splits], axis=0),
     )
-    with tf.control_dependencies(checked):
-        return tf.identity(splits)
+    return after_checks(checked, splits)
 
 
 def _padded(
     ids: tf.RaggedTensor, values: Mapping[str, tf.RaggedTensor], width: int | None, name: str
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """As wide as the model takes them."""
+    """Pad ragged ids and values to the width that the model takes, or to the longest row if it takes any."""
     checked = []
     if width is not None:
         longest = ids.bounding_shape(axis=1)
@@ -424,7 +427,7 @@ def _padded(
         )
     with tf.control_dependencies(checked):
         padded = ids.to_tensor(tf.constant(PADDING_ID, ids.dtype), shape=[None, width])
-    return padded, {key: own.to_tensor(shape=[None, width]) for key, own in values.items()}
+    return padded, {key: tensor.to_tensor(shape=[None, width]) for key, tensor in values.items()}
 
 
 def _as_sparse(ids: Any, values: Any, num_columns: int) -> tf.SparseTensor:
@@ -437,7 +440,7 @@ def _as_sparse(ids: Any, values: Any, num_columns: int) -> tf.SparseTensor:
 
 
 def _narrowed(ids: tf.Tensor, dtype: str) -> tf.Tensor:
-    """int64 ids as another dtype; those that it can't hold are as unknown as padding."""
+    """Cast int64 ids to another dtype. Ids that it can't hold become padding: they are unknown in any case."""
     limits = tf.as_dtype(dtype)
     if limits == ids.dtype:
         return ids

@@ -7,13 +7,13 @@ score, with everything else held constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_rafm.layer import RaFMLayer
+from keras_rafm.training.functional_graph import nodes_above
 
 
 class Downstream(NamedTuple):
@@ -116,51 +116,6 @@ def _model_of(inputs: list[keras.KerasTensor], nodes: list[Any], outputs: list[k
         results = keras.tree.flatten(node.operation(*args, **kwargs))
         new_tensors.update((id(tensor), new) for tensor, new in zip(node.output_tensors, results, strict=True))
     return keras.Model(new_inputs, [new_tensors[id(output)] for output in outputs])
-
-
-def run_graph(outputs: list[keras.KerasTensor], values: Mapping[int, Any]) -> list[Any]:
-    """The values of some tensors of a functional graph in inference.
-
-    A functional model casts its inputs, and takes them only as they are declared; here a layer may get a ragged tensor,
-    say, in place of a dense one.
-
-    Args:
-        outputs: Tensors of the graph.
-        values: That of each `keras.Input` above them, by the `id` of its tensor.
-    """
-    known = dict(values)
-    for node in nodes_above(outputs):
-        if node.is_input:
-            continue
-        args, kwargs = node.arguments.fill_in(known)
-        if isinstance(node.operation, keras.layers.Layer):
-            kwargs = {**kwargs, "training": False}
-        results = keras.tree.flatten(node.operation(*args, **kwargs))
-        known.update((id(tensor), result) for tensor, result in zip(node.output_tensors, results, strict=True))
-    return [known[id(output)] for output in outputs]
-
-
-def nodes_above(outputs: list[keras.KerasTensor]) -> list[Any]:
-    """Every node of the graph that the outputs depend on, parents before children."""
-    ordered: dict[int, Any] = {}
-    stack = [(node_of(output), False) for output in outputs]
-    while stack:
-        node, parents_done = stack.pop()
-        if id(node) in ordered:
-            continue
-        if parents_done:
-            ordered[id(node)] = node
-        else:
-            stack.append((node, True))
-            stack.extend((node_of(tensor), False) for tensor in node.input_tensors)
-    return list(ordered.values())
-
-
-def node_of(tensor: keras.KerasTensor) -> Any:
-    """The node of the graph that made a tensor."""
-    # Keras has no public way to walk a graph; keras.utils.plot_model and every tool around Keras read these attributes.
-    operation, node_index, _ = tensor._keras_history
-    return operation._inbound_nodes[node_index]
 
 
 def _stop_gradient(value: Any) -> Any:

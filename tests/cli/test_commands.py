@@ -248,8 +248,8 @@ def test_export_options(trained, data, tmp_path):
     (low,) = (values for name, values in report["test"].items() if name.startswith("RaFM-low"))
     assert card["metrics"]["test_log_loss"] == low["log_loss"]
     for wrong, message in (
-        (["--as-version", "9"], "9 is there already"),
-        (["--signatures", "row"], "`signatures` must be of"),
+        (["--as-version", "9"], "9 exists"),
+        (["--signatures", "row"], "`signatures` must be among"),
         (["--level", "5"], "`level` must be in 1 … 2"),
         (["--warm-up", tmp_path / "no.csv"], "there is no file"),
     ):

@@ -1,3 +1,5 @@
+"""Fixtures: exported models, servers of them, and clients."""
+
 import contextlib
 import functools
 import importlib
@@ -5,7 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from servers import Connect, ModelDirectories, Server, model_server, write_directories
+
+# Shows the values in failed asserts of the shared tests. It must come before they are imported.
+pytest.register_assert_rewrite("client_tests")
+
+from servers import Connect, ModelDirectories, Server, model_server, write_directories  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +21,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> ModelDirectories:
 
 @pytest.fixture(scope="session")
 def server(directories: ModelDirectories) -> Iterator[Server]:
-    with model_server(directories.folder) as own:
-        yield own
+    with model_server(directories.folder) as started:
+        yield started
 
 
 @pytest.fixture(params=["grpc", "rest"])
@@ -26,17 +32,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_client() -> Iterator[Connect]:
-    """Makes clients of a kind, which are closed at last."""
+    """A function that makes clients and closes them after the test."""
     with contextlib.ExitStack() as stack:
 
-        def made(kind: str, address: str, model: str = "clicks", **options: Any) -> Any:
-            made_by = getattr(importlib.import_module(f"{kind}_client"), f"{kind.title()}Client")
-            return stack.enter_context(contextlib.closing(made_by(address, model, **options)))
+        def open_client(kind: str, address: str, model: str = "clicks", **options: Any) -> Any:
+            client_class = getattr(importlib.import_module(f"{kind}_client"), f"{kind.title()}Client")
+            return stack.enter_context(contextlib.closing(client_class(address, model, **options)))
 
-        yield made
+        yield open_client
 
 
 @pytest.fixture
 def connect(kind: str, server: Server, open_client: Connect) -> Connect:
-    """Makes clients of the server."""
+    """A function that makes clients of the server."""
     return functools.partial(open_client, kind, getattr(server, kind))

@@ -1,4 +1,4 @@
-"""The C client: compiled against TensorFlow's wheel, it gives the training model's numbers. No Python runs the graph."""
+"""The C client, compiled against TensorFlow's wheel, gives the scores of the trained model."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ import keras_rafm as kr
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "serving" / "c" / "score.c"
 PLAN = kr.RankPlan([2, 1, 2, 1, 3], (2, 3, 5))
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def run(program: Path, *arguments: Any, text: str) -> subprocess.CompletedProces
 
 
 def scored(program: Path, *arguments: Any, text: str) -> dict[str, np.ndarray]:
-    """The columns of what it prints, by name; all together where outputs have several."""
+    """Return the columns that the program prints by name, or together by the header if outputs have several columns."""
     done = run(program, *arguments, text=text)
     assert done.returncode == 0, done.stderr[-2000:]
     header, *rows = done.stdout.splitlines()
@@ -56,15 +56,15 @@ def scored(program: Path, *arguments: Any, text: str) -> dict[str, np.ndarray]:
     )
 
 
-def model(has_values: bool, dtype: str = "int32", width: int | None = 3) -> kr.RaFMModel:
+def make_model(has_values: bool, dtype: str = "int32", width: int | None = 3) -> kr.RaFMModel:
     inputs: Any = {"ids": keras.Input((width,), dtype=dtype, name="ids")}
     if has_values:
         inputs["values"] = keras.Input((width,), name="values")
     normal = keras.initializers.RandomNormal(stddev=0.5)
     layer = kr.RaFMLayer(PLAN, factors_initializer=normal, linear_initializer=normal, seed=1)
-    made = kr.RaFMModel(inputs, layer(inputs))
-    made.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
-    return made
+    model = kr.RaFMModel(inputs, layer(inputs))
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    return model
 
 
 TEXT = "0 1 2\n4\n\n3 3 0\n1 4 2"
@@ -74,70 +74,70 @@ IDS = np.array([[0, 1, 2], [4, -1, -1], [-1, -1, -1], [3, 3, 0], [1, 4, 2]])
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 @pytest.mark.parametrize("batch", [1, 2, 100])
 def test_ids(program: Path, tmp_path: Path, dtype: str, batch: int) -> None:
-    made = model(False, dtype)
-    found = scored(program, "--batch", batch, kr.export(made, tmp_path / "m"), text=TEXT)
-    expected = made.predict({"ids": IDS.astype(dtype)}, verbose=0)[:, 0]
-    assert set(found) == {"score", "probability", "class"}
-    np.testing.assert_allclose(found["score"], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["probability"], 1 / (1 + np.exp(-expected)), rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(found["class"], expected > 0)
+    model = make_model(False, dtype)
+    columns = scored(program, "--batch", batch, kr.export(model, tmp_path / "m"), text=TEXT)
+    expected = model.predict({"ids": IDS.astype(dtype)}, verbose=0)[:, 0]
+    assert set(columns) == {"score", "probability", "class"}
+    np.testing.assert_allclose(columns["score"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(columns["probability"], 1 / (1 + np.exp(-expected)), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(columns["class"], expected > 0)
 
 
 @pytest.mark.parametrize("precision", ["trained", "int8"])
 def test_values_and_any_width(program: Path, tmp_path: Path, precision: Any) -> None:
-    made = model(True, width=None)
-    path = kr.export(made, tmp_path / "m", precision=precision)
-    found = scored(program, "--threads", 1, path, text="0:0.5 1:-2 2\n4 0 1:1e-1 2 3\n")
+    model = make_model(True, width=None)
+    path = kr.export(model, tmp_path / "m", precision=precision)
+    columns = scored(program, "--threads", 1, path, text="0:0.5 1:-2 2\n4 0 1:1e-1 2 3\n")
     ids = np.array([[0, 1, 2, -1, -1], [4, 0, 1, 2, 3]], "int32")
     values = np.array([[0.5, -2, 1, 0, 0], [1, 1, 0.1, 1, 1]], "float32")
-    expected = made.predict({"ids": ids, "values": values}, verbose=0)[:, 0]
-    np.testing.assert_allclose(found["score"], expected, rtol=0, atol=1e-5 if precision == "trained" else 0.05)
+    expected = model.predict({"ids": ids, "values": values}, verbose=0)[:, 0]
+    np.testing.assert_allclose(columns["score"], expected, rtol=0, atol=1e-5 if precision == "trained" else 0.05)
 
 
 def test_other_signatures(program: Path, tmp_path: Path) -> None:
-    made = model(False)
-    path = kr.export(made, tmp_path / "m")
-    levels = made.layers[-1].level_scores(IDS).numpy()
-    found = scored(program, "--signature", "low", path, text=TEXT)
-    np.testing.assert_allclose(found["score"], levels[:, 0], rtol=1e-5, atol=1e-6)
+    model = make_model(False)
+    path = kr.export(model, tmp_path / "m")
+    levels = model.layers[-1].level_scores(IDS).numpy()
+    columns = scored(program, "--signature", "low", path, text=TEXT)
+    np.testing.assert_allclose(columns["score"], levels[:, 0], rtol=1e-5, atol=1e-6)
     (both,) = scored(program, "--signature", "level_scores", path, text=TEXT).values()
     np.testing.assert_allclose(both, np.concatenate([1 / (1 + np.exp(-levels)), levels], axis=1), rtol=0, atol=1e-5)
 
 
 def test_unknown_ids_contribute_nothing(program: Path, tmp_path: Path) -> None:
-    path = kr.export(model(False), tmp_path / "m")
+    path = kr.export(make_model(False), tmp_path / "m")
     known = scored(program, path, text="0 1\n")
     for unknown in (5, -2, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63)):
         assert scored(program, path, text=f"0 1 {unknown}\n") == known
 
 
-def test_latency_is_told(program: Path, tmp_path: Path) -> None:
-    done = run(program, "--repeat", 5, "--batch", 2, kr.export(model(False), tmp_path / "m"), text=TEXT)
+def test_latency_is_reported(program: Path, tmp_path: Path) -> None:
+    done = run(program, "--repeat", 5, "--batch", 2, kr.export(make_model(False), tmp_path / "m"), text=TEXT)
     assert len(done.stdout.splitlines()) == 6
-    told = done.stderr.splitlines()[-1].split()
-    assert told[::2] == ["requests", "p50_us", "p99_us", "samples_per_second"]
-    assert int(told[1]) == 12
-    assert 0 < float(told[3]) <= float(told[5])
+    latencies = done.stderr.splitlines()[-1].split()
+    assert latencies[::2] == ["requests", "p50_us", "p99_us", "samples_per_second"]
+    assert int(latencies[1]) == 12
+    assert 0 < float(latencies[3]) <= float(latencies[5])
 
 
 def test_no_samples(program: Path, tmp_path: Path) -> None:
-    done = run(program, kr.export(model(False), tmp_path / "m"), text="")
+    done = run(program, kr.export(make_model(False), tmp_path / "m"), text="")
     assert (done.returncode, done.stdout) == (0, "class probability score\n")
 
 
 class TestErrors:
     @pytest.mark.parametrize("text", ["0 x\n", "0:\n", "0: 5\n", "1.5\n", "0:one\n", "99999999999999999999\n"])
     def test_input(self, program: Path, tmp_path: Path, text: str) -> None:
-        done = run(program, kr.export(model(True), tmp_path / "m"), text="0 1\n" + text)
+        done = run(program, kr.export(make_model(True), tmp_path / "m"), text="0 1\n" + text)
         assert done.returncode == 2
         assert "score: line 2: expected id or id:value, received" in done.stderr
 
     def test_more_ids_than_the_model_takes(self, program: Path, tmp_path: Path) -> None:
-        done = run(program, kr.export(model(False), tmp_path / "m"), text="0 1 2 3\n")
+        done = run(program, kr.export(make_model(False), tmp_path / "m"), text="0 1 2 3\n")
         assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "score: line 1: the model takes 3 ids, received 4")
 
-    def test_values_for_a_model_without(self, program: Path, tmp_path: Path) -> None:
-        done = run(program, kr.export(model(False), tmp_path / "m"), text="0:0.5\n")
+    def test_values_for_a_model_without_values(self, program: Path, tmp_path: Path) -> None:
+        done = run(program, kr.export(make_model(False), tmp_path / "m"), text="0:0.5\n")
         assert done.returncode == 2
         assert "the model takes none" in done.stderr
 
@@ -151,20 +151,20 @@ class TestErrors:
         done = run(program, tmp_path, text="")
         assert done.returncode == 1
         assert "Could not find SavedModel" in done.stderr
-        done = run(program, "--signature", "raw", kr.export(model(False), tmp_path / "m"), text="")
+        done = run(program, "--signature", "raw", kr.export(make_model(False), tmp_path / "m"), text="")
         assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "score: the model has no signature 'raw'")
 
     def test_signature_with_other_inputs(self, program: Path, tmp_path: Path) -> None:
-        done = run(program, "--signature", "examples", kr.export(model(False), tmp_path / "m"), text="0\n")
+        done = run(program, "--signature", "examples", kr.export(make_model(False), tmp_path / "m"), text="0\n")
         assert done.returncode == 1
-        assert "don't know what to give to the input 'examples'" in done.stderr
+        assert "the inputs of the signature must be 'ids' and 'values', received 'examples'" in done.stderr
 
 
 def test_exports_of_keras_itself(program: Path, tmp_path: Path) -> None:
-    """Variables that Keras overlooks are missing here, and only here: in Python the exported model has them all."""
+    """The C++ runtime would miss variables that Keras' export overlooks, though Python finds them. So this runs in C."""
     for kind in (kr.RaFMModel, keras.Model):
         ids = keras.Input((3,), dtype="int32", name="ids")
-        made = kind(ids, kr.RaFMLayer(PLAN)(ids))
-        made.export(str(tmp_path / kind.__name__), verbose=False)
-        (found,) = scored(program, tmp_path / kind.__name__, text="0 1 2\n").values()
-        np.testing.assert_allclose(found.ravel(), made.predict(IDS[:1], verbose=0).ravel(), rtol=1e-5, atol=1e-6)
+        model = kind(ids, kr.RaFMLayer(PLAN)(ids))
+        model.export(str(tmp_path / kind.__name__), verbose=False)
+        (columns,) = scored(program, tmp_path / kind.__name__, text="0 1 2\n").values()
+        np.testing.assert_allclose(columns.ravel(), model.predict(IDS[:1], verbose=0).ravel(), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Models that earlier versions saved and exported are read, and answer as they did."""
+"""This version reads the models that earlier versions saved and exported, with equal answers."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from keras_rafm.serving import load_model_card
 FOLDERS = sorted(path.parent for path in write_compatibility.ROOT.glob("*/*/model.keras"))
 
 
-def test_there_are_some() -> None:
+def test_files_of_all_versions_exist() -> None:
     assert {path.parent.name for path in FOLDERS} >= {"0.1.0"}
     assert {path.name for path in FOLDERS if path.parent.name == "0.1.0"} == {"tensorflow-2.17", "tensorflow-2.21"}
 
@@ -29,10 +29,10 @@ class TestCompatibility:
     def test_saved_model(self, folder: Path) -> None:
         model = keras.saving.load_model(folder / "model.keras")
         recorded = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        inputs = {name: replay.from_json(own) for name, own in recorded["inputs"].items()}
-        outputs = {name: replay.from_json(own) for name, own in recorded["outputs"].items()}
+        inputs = {name: replay.from_json(array) for name, array in recorded["inputs"].items()}
+        outputs = {name: replay.from_json(array) for name, array in recorded["outputs"].items()}
         np.testing.assert_allclose(model.predict(inputs, verbose=0), outputs["score"], rtol=0, atol=1e-6)
-        (layer,) = (own for own in model.layers if isinstance(own, kr.RaFMLayer))
+        (layer,) = (layer for layer in model.layers if isinstance(layer, kr.RaFMLayer))
         np.testing.assert_allclose(layer.level_scores(inputs), outputs["level_scores"], rtol=0, atol=1e-6)
         assert isinstance(model, kr.RaFMModel)
         assert isinstance(model.optimizer, kr.optimizers.LazyAdam)
@@ -41,7 +41,7 @@ class TestCompatibility:
         assert np.isfinite(model.predict(inputs, verbose=0)).all()
 
     def test_exported_model(self, folder: Path) -> None:
-        """Where neither Keras nor this package is."""
+        """A process without Keras and this package loads it."""
         command = [sys.executable, replay.__file__, str(folder / "record.json")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
@@ -57,7 +57,7 @@ class TestCompatibility:
             np.testing.assert_array_equal(tensor, replay.from_json(recorded["inputs"][name]))
 
 
-def test_what_is_written_today_is_read(tmp_path: Path) -> None:
+def test_files_of_this_version(tmp_path: Path) -> None:
     write_compatibility.write(tmp_path / "today")
     checks = TestCompatibility()
     checks.test_saved_model(tmp_path / "today")

@@ -1,4 +1,4 @@
-"""The deployment files in `examples/serving`: TF Serving can read them, and they agree with each other."""
+"""The deployment files in `examples/serving` are valid for TF Serving and agree with each other."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 pytestmark = pytest.mark.one_tensorflow
 
-#: Of TF Serving's session_bundle_config.proto and monitoring_config.proto, which its Python package lacks.
+#: Messages of TF Serving's session_bundle_config.proto and monitoring_config.proto. Its Python package lacks them.
 MESSAGES = message_classes(
     {
         "Int64Value": ["int64 value = 1"],
@@ -28,7 +28,7 @@ MESSAGES = message_classes(
         "MonitoringConfig": ["PrometheusConfig prometheus_config = 1"],
     }
 )
-#: Of tensorflow_model_server, by its main.cc.
+#: The used flags of tensorflow_model_server, as in its main.cc.
 FLAGS = {
     "port",
     "rest_api_port",
@@ -43,7 +43,7 @@ FLAGS = {
     "tensorflow_inter_op_parallelism",
 }
 COMPOSE = yaml.safe_load((EXAMPLES / "compose.yaml").read_text())["services"]["model-server"]
-KUBERNETES = {own["kind"]: own for own in yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())}
+KUBERNETES = {entry["kind"]: entry for entry in yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text())}
 KUSTOMIZATION = yaml.safe_load((EXAMPLES / "kustomization.yaml").read_text())
 POD = KUBERNETES["Deployment"]["spec"]["template"]
 CONTAINER = POD["spec"]["containers"][0]
@@ -66,7 +66,7 @@ def test_models() -> None:
     config = model_config()
     mounts = {volume.split(":")[1] for volume in COMPOSE["volumes"]}
     assert Path(config.base_path).parent.as_posix() in mounts
-    assert Path(config.base_path).name == config.name  # by which warm-up requests call it
+    assert Path(config.base_path).name == config.name  # warm-up requests use this name
     assert config.model_platform == "tensorflow"
     assert config.version_labels.keys() == {"stable", "canary"}
     assert set(config.version_labels.values()) <= set(config.model_version_policy.specific.versions)
@@ -100,16 +100,16 @@ def test_both_start_the_same_server() -> None:
     assert KUSTOMIZATION["resources"] == ["kubernetes.yaml"]
     ports = {name: int(flags()[flag]) for name, flag in (("grpc", "port"), ("rest", "rest_api_port"))}
     assert COMPOSE["ports"] == [f"{port}:{port}" for port in ports.values()]
-    assert {own["name"]: own["containerPort"] for own in CONTAINER["ports"]} == ports
-    assert {own["name"]: own["port"] for own in KUBERNETES["Service"]["spec"]["ports"]} == ports
+    assert {port["name"]: port["containerPort"] for port in CONTAINER["ports"]} == ports
+    assert {port["name"]: port["port"] for port in KUBERNETES["Service"]["spec"]["ports"]} == ports
 
 
 def test_names_within_kubernetes() -> None:
     labels = POD["metadata"]["labels"]
     assert KUBERNETES["Deployment"]["spec"]["selector"]["matchLabels"] == labels
     assert KUBERNETES["Service"]["spec"]["selector"] == labels
-    volumes = {own["name"]: own for own in POD["spec"]["volumes"]}
-    assert {own["name"]: own["mountPath"] for own in CONTAINER["volumeMounts"]} == {
+    volumes = {volume["name"]: volume for volume in POD["spec"]["volumes"]}
+    assert {mount["name"]: mount["mountPath"] for mount in CONTAINER["volumeMounts"]} == {
         "models": "/models",
         "config": "/config",
     }

@@ -1,7 +1,7 @@
-"""Whatever is sent, there is an answer or an InvalidArgument error, the process lives on, and later requests are right.
+"""Any request gets an answer or an InvalidArgument error, the process survives, and later answers are right.
 
-The requests go through a session of TensorFlow's C++ runtime, which is what TF Serving runs: none of the checks that a
-signature has in Python.
+The requests go through a session of TensorFlow's C++ runtime, as in TF Serving. So the checks of signatures in Python don't
+run.
 """
 
 from collections.abc import Iterator
@@ -30,17 +30,18 @@ class Server:
         self._callables: dict[str, Any] = {}
 
     def close(self) -> None:
-        self._callables.clear()  # before the session that they belong to
+        self._callables.clear()  # must come before the session is closed
         self.session.close()
 
     def __call__(self, name: str, **inputs: Any) -> dict[str, np.ndarray]:
         signature = self.signatures[name]
-        fed = {own.name: np.asarray(inputs[key], dtype_of(own.dtype)) for key, own in signature.inputs.items()}
+        feeds = {info.name: np.asarray(inputs[key], dtype_of(info.dtype)) for key, info in signature.inputs.items()}
         if name not in self._callables:
-            # What `run` does too, but not before it has compared the shapes in Python.
-            options = config_pb2.CallableOptions(feed=list(fed), fetch=[own.name for own in signature.outputs.values()])
+            # `Session.run` would compare shapes in Python first.
+            fetches = [info.name for info in signature.outputs.values()]
+            options = config_pb2.CallableOptions(feed=list(feeds), fetch=fetches)
             self._callables[name] = self.session._make_callable_from_options(options)
-        return dict(zip(signature.outputs, self._callables[name](*fed.values()), strict=True))
+        return dict(zip(signature.outputs, self._callables[name](*feeds.values()), strict=True))
 
 
 def dtype_of(number: int) -> Any:
@@ -50,16 +51,16 @@ def dtype_of(number: int) -> Any:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """By the precision of factors; `deep` is a model whose ids go elsewhere too."""
+    """Servers by the precision of factors, of `deep_model`, and of a model without schema."""
     folder = tmp_path_factory.mktemp("served")
-    adapted = models.schema()
-    made = models.raw_model(adapted)
+    schema = models.adapted_schema()
+    model = models.raw_model(schema)
     paths = {
-        precision: kr.export(made, folder / precision, adapted, precision=precision)
+        precision: kr.export(model, folder / precision, schema, precision=precision)
         for precision in ("trained", "int8", "bfloat16")
     }
     paths["deep"] = kr.export(models.deep_model(), folder / "deep")
-    paths["without schema"] = kr.export(made, folder / "without schema", signatures=["examples", "classify", "regress"])
+    paths["without schema"] = kr.export(model, folder / "without schema", signatures=["examples", "classify", "regress"])
     started = {name: Server(path) for name, path in paths.items()}
     yield started
     for server in started.values():
@@ -71,7 +72,7 @@ GOOD_IDS = {"ids": [[0, 1, 3], [2, -1, -1]], "values": [[1, 0.5, 2], [1, 0, 0]]}
 
 
 def assert_alive(server: Server) -> None:
-    """The right answer to a good request."""
+    """The server gives the right answer to a valid request."""
     ids, values = np.array(GOOD_IDS["ids"]), np.array(GOOD_IDS["values"])
     flat = server("ragged", ids=ids[ids >= 0], values=values[ids >= 0], row_splits=[0, 3, 4])
     np.testing.assert_allclose(server("serving_default", **GOOD_IDS)["score"], flat["score"], rtol=1e-5, atol=1e-6)
@@ -81,7 +82,7 @@ def assert_alive(server: Server) -> None:
 def answer_or_error(server: Server, name: str, **inputs: Any) -> dict[str, np.ndarray] | None:
     try:
         return server(name, **inputs)
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter where the message has bytes of the request
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # a message with bytes of the request can't be decoded
         return None
     finally:
         assert_alive(server)
@@ -103,7 +104,7 @@ class TestIds:
         np.testing.assert_allclose(flat["score"], known["score"], rtol=1e-6, atol=1e-6)
         assert_alive(server)
 
-    def test_nothing_at_all(self, servers: dict[str, Server], kind: str) -> None:
+    def test_no_rows_and_only_padding(self, servers: dict[str, Server], kind: str) -> None:
         server = servers[kind]
         bias = server("serving_default", ids=[[-1]], values=[[0]])["score"][0, 0]
         for rows in (0, 1, 3):
@@ -163,17 +164,17 @@ class TestIds:
         answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=[1, 1, 1], row_splits=splits)
         assert answer is None
 
-    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], kind: str) -> None:
+    def test_number_of_values_differs_from_ids(self, servers: dict[str, Server], kind: str) -> None:
         for number in (0, 2, 4):
             answer = answer_or_error(servers[kind], "ragged", ids=[0, 1, 2], values=np.ones(number), row_splits=[0, 3])
             assert answer is None
 
 
 def example(ids: list[int], values: list[float]) -> bytes:
-    made = tf.train.Example()
-    made.features.feature["ids"].int64_list.value.extend(ids)
-    made.features.feature["values"].float_list.value.extend(values)
-    return made.SerializeToString()
+    message = tf.train.Example()
+    message.features.feature["ids"].int64_list.value.extend(ids)
+    message.features.feature["values"].float_list.value.extend(values)
+    return message.SerializeToString()
 
 
 def answer_of_deep(server: Server, texts: list[bytes]) -> np.ndarray:
@@ -181,7 +182,7 @@ def answer_of_deep(server: Server, texts: list[bytes]) -> np.ndarray:
 
 
 class TestExamples:
-    """Also of `classify` and `regress`, which take the same."""
+    """`examples`, `classify` and `regress` take the same examples."""
 
     GOOD = models.examples_of_rows()[:2]
 
@@ -195,7 +196,7 @@ class TestExamples:
 
     @pytest.mark.parametrize(
         "broken",
-        # Ids of their own: protobuf is free to write the features of an example in another order in each process.
+        # The cases need explicit ids: protobuf may write the features of an example in another order in each process.
         [
             pytest.param(b"\xff\xff\xff", id="no tag"),
             pytest.param(b"not an example", id="text"),
@@ -218,34 +219,34 @@ class TestExamples:
         example.features.feature["user"].bytes_list.value.extend([b"ann", b"bob"])
         assert self.send(servers["trained"], [example.SerializeToString()]) == [None, None, None]
 
-    def test_none_empty_and_strange_ones(self, servers: dict[str, Server]) -> None:
-        assert [own is not None and next(iter(own.values())).shape[0] for own in self.send(servers["trained"], [])] == [
-            0
-        ] * 3
-        strange = tf.train.Example()
-        strange.features.feature["nobody asked for it"].bytes_list.value.append(b"x" * 10**6)
-        strange.features.feature["user"].bytes_list.value.append(b"\xff\x00\xfe" * 10**5)
-        empty, found = (self.send(servers["trained"], [text])[0] for text in (b"", strange.SerializeToString()))
+    def test_no_examples_and_unusual_ones(self, servers: dict[str, Server]) -> None:
+        assert [
+            answer is not None and next(iter(answer.values())).shape[0] for answer in self.send(servers["trained"], [])
+        ] == [0] * 3
+        unusual_example = tf.train.Example()
+        unusual_example.features.feature["nobody asked for it"].bytes_list.value.append(b"x" * 10**6)
+        unusual_example.features.feature["user"].bytes_list.value.append(b"\xff\x00\xfe" * 10**5)
+        empty, unusual = (self.send(servers["trained"], [text])[0] for text in (b"", unusual_example.SerializeToString()))
         assert empty is not None
-        assert found is not None
+        assert unusual is not None
         assert np.isfinite(empty["score"]).all()
-        assert np.isfinite(found["score"]).all()
+        assert np.isfinite(unusual["score"]).all()
 
     def test_huge_and_negative_ids(self, servers: dict[str, Server]) -> None:
-        """With values that are no numbers: as if they were not there."""
+        """Unknown ids contribute nothing, even with values that are NaN or infinite."""
         known = {"ids": [0, 3], "values": [1.0, 2.0]}
-        strange = [LIMITS.min, LIMITS.max, 2**31, -(2**31) - 1, -1, 10**6, 2**40]
-        hostile = {"ids": [*strange, 0, 3], "values": [*[float("nan"), float("inf"), 1e38] * 2, 7.0, 1.0, 2.0]}
+        unknown = [LIMITS.min, LIMITS.max, 2**31, -(2**31) - 1, -1, 10**6, 2**40]
+        hostile = {"ids": [*unknown, 0, 3], "values": [*[float("nan"), float("inf"), 1e38] * 2, 7.0, 1.0, 2.0]}
         for name, key in (("examples", "examples"), ("classify", "inputs"), ("regress", "inputs")):
             texts = np.array([example(**known), example(**hostile), example([], [])], object)
             answer = servers["without schema"](name, **{key: texts})
-            for own in answer.values():
-                if own.dtype != object:
-                    np.testing.assert_allclose(own[1], own[0], rtol=1e-6)
-                    assert own[2, 0] != own[0, 0] or own.dtype == np.int64
+            for rows in answer.values():
+                if rows.dtype != object:
+                    np.testing.assert_allclose(rows[1], rows[0], rtol=1e-6)
+                    assert rows[2, 0] != rows[0, 0] or rows.dtype == np.int64
 
     @pytest.mark.parametrize("number", [0, 1, 3])
-    def test_values_of_another_number_than_ids(self, servers: dict[str, Server], number: int) -> None:
+    def test_number_of_values_differs_from_ids(self, servers: dict[str, Server], number: int) -> None:
         texts = np.array([example([0, 3], [1.0, 2.0]), example([0, 3], [1.0] * number)], object)
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"must have equally many numbers.*\[1\]"):
             servers["without schema"]("examples", examples=texts)

@@ -1,7 +1,7 @@
-"""An exported model runs in ONNX Runtime too, converted by tf2onnx, with the same answers: samples without values.
+"""An exported model without values, converted by tf2onnx, gives the same answers in ONNX Runtime.
 
-OpenVINO 2026.4 can't convert it: it has no rule for SparseSegmentSumWithNumSegments. Neither can tf2onnx convert the sparse
-product that values need, and where a request has no id of some level, its sum of nothing fails in ONNX Runtime.
+tf2onnx can't convert the sparse product that values need. ONNX Runtime fails on a request that has no id of some level,
+because it can't sum no rows. OpenVINO 2026.4 can't convert an exported model: it has no SparseSegmentSumWithNumSegments.
 """
 
 import subprocess
@@ -38,10 +38,10 @@ def test_onnx_runtime(tmp_path: Path, levels: list[int]) -> None:
     random = np.random.default_rng(0)
     for size in (1, 7, 300):
         request = random.choice([*range(6), -1, 6, 2**31 - 1, -(2**31)], (size, 4)).astype(np.int32)
-        request[0, :3] = range(3)  # of every level one
-        found = dict(zip(names, session.run(names, {"ids": request}), strict=True))
+        request[0, :3] = range(3)  # one id of every level
+        actual = dict(zip(names, session.run(names, {"ids": request}), strict=True))
         expected = serve(ids=tf.constant(request))
-        assert found.keys() == expected.keys()
+        assert actual.keys() == expected.keys()
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6, err_msg=name)
-        assert size == 1 or np.std(found["score"]) > 0.1
+            np.testing.assert_allclose(actual[name], value, rtol=0, atol=1e-6, err_msg=name)
+        assert size == 1 or np.std(actual["score"]) > 0.1

@@ -1,4 +1,4 @@
-"""What an exported layer computes equals a brute-force double loop, for every plan, kind of input, level and precision."""
+"""The scores of an exported layer equal a brute-force double loop, for every plan, kind of input, level and precision."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ import keras_rafm as kr
 from keras_rafm.serving.served_layer import ServedLayer
 
 FLOAT32, FLOAT64 = 1e-5, 1e-10
-#: What storing factors in fewer bits costs at most, relative to the size of the terms of a score.
+#: The largest error of each precision, relative to the size of the terms of a score.
 TOLERANCES = {"trained": FLOAT32, "bfloat16": 2**-7, "int8": 2**-6}
 
 
 def served_scores(served: ServedLayer, inputs: Any) -> np.ndarray:
-    """`ŷ_1 …` of all levels that it has, each computed by itself too."""
+    """Return `ŷ_1 …` of all levels, computed together and checked against each computed alone."""
     levels = list(range(1, served.num_levels + 1))
     together = served.scores(served.occurrences(inputs), levels)
     for level, expected in zip(levels, together, strict=True):
@@ -73,9 +73,9 @@ def test_any_level_and_precision(plan_and_samples: tuple, kind: str, level: int,
     served = ServedLayer(layer, level, precision, kind == "dense_values")
     oracle = Oracle(layer, plan)
     inputs = build_input(kind, samples, plan.num_features)
-    found = served_scores(served, inputs)
-    assert_close(found, oracle.level_scores(samples)[:, :level], oracle.magnitudes(samples), TOLERANCES[precision])
-    # A model cut off at a level has the factors of that level and below, no others.
+    scores = served_scores(served, inputs)
+    assert_close(scores, oracle.level_scores(samples)[:, :level], oracle.magnitudes(samples), TOLERANCES[precision])
+    # A model cut off at a level stores only the factors of that level and below.
     widths = [variable.shape[1] for variable in served.variables if variable.shape.rank == 2]
     assert max(widths) == max(rank for rank, size in zip(plan.ranks[:level], plan.level_sizes[:level], strict=True) if size)
 
@@ -83,11 +83,11 @@ def test_any_level_and_precision(plan_and_samples: tuple, kind: str, level: int,
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("has_values", [False, True])
 def test_stored_factors_give_exact_scores(precision: Any, has_values: bool) -> None:
-    """Norms are those of the factors as they are stored: factors that lose nothing lose nothing in the score."""
+    """Norms are computed from the stored factors: if storing them loses nothing, the scores are exact."""
     plan = kr.RankPlan([2, 1, 2, 1], (2, 3))
     layer = kr.RaFMLayer(plan)
     layer.build()
-    # Exact in 16 bits also when scaled, and in 8 bits with a scale per row.
+    # These factors are exact in 16 bits when scaled, and in 8 bits with a scale per row.
     layer.assign_factors(1, [0, 1, 2, 3], np.float32(2**0.5) * np.array([[127, -64], [1, 127], [127, 3], [-127, 0]]) / 16)
     layer.assign_factors(2, [0, 2], np.float32(2**0.5) * np.array([[127, 1, 2], [0, 0, 127]]) / 16)
     layer.assign_linear(np.arange(4), [0.5, -1, 2, 0.25])
@@ -118,7 +118,7 @@ def test_unknown_ids_and_padding_contribute_nothing(levels: list[int], kind: str
     values = np.array([[1, np.nan, 2, np.inf, np.nan], [np.nan, 5, 2, np.nan, 1]], np.float32)
     inputs: Any = ids if kind == "dense" else {"ids": ids, "values": values}
     if kind == "ragged_values":
-        inputs = {name: tf.RaggedTensor.from_tensor(own) for name, own in inputs.items()}
+        inputs = {name: tf.RaggedTensor.from_tensor(array) for name, array in inputs.items()}
     ones = 1.0 if kind == "dense" else 2.0
     expected = Oracle(layer, plan).level_scores([[(0, 1.0), (2, ones)]] * 2)
     np.testing.assert_allclose(served_scores(served, inputs), expected, rtol=1e-5)
@@ -127,17 +127,17 @@ def test_unknown_ids_and_padding_contribute_nothing(levels: list[int], kind: str
 @pytest.mark.parametrize("kind", ["dense_values", "ragged_values", "sparse"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("precision", ["trained", "int8"])
-def test_values_that_are_not_finite_spoil_their_own_sample_alone(kind: str, value: float, precision: Any) -> None:
-    """A server puts the requests of several clients into one batch."""
+def test_values_that_are_not_finite_affect_only_their_own_sample(kind: str, value: float, precision: Any) -> None:
+    """Other samples keep their scores: a server puts requests of several clients into one batch."""
     plan = kr.RankPlan([2, 1, 2], (2, 3))
     layer = large_random_layer(plan)
     layer.build()
     served = ServedLayer(layer, 2, precision, True)
     samples = [[(0, 1.0), (1, 2.0)], [(1, value), (2, 1.0)], [(2, 3.0)]]
-    found = served_scores(served, build_input(kind, samples, 3))
+    scores = served_scores(served, build_input(kind, samples, 3))
     clean = served_scores(served, build_input(kind, [samples[0], samples[0], samples[2]], 3))
-    assert not np.any(np.isfinite(found[1]))
-    np.testing.assert_array_equal(found[[0, 2]], clean[[0, 2]])
+    assert not np.any(np.isfinite(scores[1]))
+    np.testing.assert_array_equal(scores[[0, 2]], clean[[0, 2]])
 
 
 def test_shapes_that_do_not_fit() -> None:
@@ -147,8 +147,8 @@ def test_shapes_that_do_not_fit() -> None:
 
     def answer(ids: Any, values: Any) -> Any:
         unknown = {"ids": tf.TensorSpec(None, tf.int64), "values": tf.TensorSpec(None, tf.float32)}
-        # As in a graph that a server runs, where shapes are not known before.
-        function = tf.function(lambda given: served.scores(served.occurrences(given), [1]), input_signature=[unknown])
+        # Shapes are unknown in the graph, as in a server.
+        function = tf.function(lambda inputs: served.scores(served.occurrences(inputs), [1]), input_signature=[unknown])
         return function({"ids": ids, "values": values})
 
     ids = tf.zeros([2, 3], tf.int64)

@@ -1,16 +1,19 @@
-"""Every signature of every kind of exported model: its answers are the training model's, wherever it is loaded."""
+"""Every signature of every kind of exported model: its answers are those of the trained model, wherever it is loaded."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import keras
 import models
 import numpy as np
 import pytest
 import replay
 import tensorflow as tf
+from exported_models import answer
+from losses import sigmoid
 from models import ALL, Exported
 
 import keras_rafm as kr
@@ -18,12 +21,14 @@ import keras_rafm as kr
 WITHOUT_COLUMNS = tuple(name for name in ALL if name != "raw")
 ONE_LEVEL = tuple(name for name in ALL if name not in ("low", "level_scores"))
 SIGNATURES = {"raw": ALL, "int8": ALL, "bfloat16": ALL, "level": ONE_LEVEL, "deep": WITHOUT_COLUMNS}
-#: Of probabilities.
+#: The largest error of probabilities.
 TOLERANCE = {"raw": 1e-6, "deep": 1e-6, "level": 1e-6, "bfloat16": 5e-3, "int8": 1e-2}
 METHODS = {"classify": "tensorflow/serving/classify", "regress": "tensorflow/serving/regress"}
 
 
 class Written(NamedTuple):
+    """Exported models of every kind, and the answers of each by signature."""
+
     folder: Path
     exported: dict[str, Exported]
     records: dict[str, dict[str, dict[str, np.ndarray]]]
@@ -33,21 +38,21 @@ class Written(NamedTuple):
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("models")
     exported = models.write_all(folder)
-    return Written(folder, exported, {name: answers(folder / name / "record.json") for name in exported})
+    return Written(folder, exported, {name: recorded_answers(folder / name / "record.json") for name in exported})
 
 
-def answers(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """By signature, what the exported model answered."""
+def recorded_answers(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the answers in a record by signature."""
     entries = json.loads(path.read_text(encoding="utf-8"))["requests"]
     return {
-        entry["signature"]: {name: replay.from_json(own).numpy() for name, own in entry["outputs"].items()}
+        entry["signature"]: {name: replay.from_json(array).numpy() for name, array in entry["outputs"].items()}
         for entry in entries
     }
 
 
 def level_logits(exported: Exported) -> np.ndarray:
-    """`[B, m]`: the logits of the model with each level's score in place of the highest."""
-    layer = next(own for own in exported.model.layers if isinstance(own, kr.RaFMLayer))
+    """Return the logits of the model with each level score in place of the highest: `[B, m]`."""
+    layer = next(layer for layer in exported.model.layers if isinstance(layer, kr.RaFMLayer))
     if exported.schema is not None:
         return layer.level_scores(exported.schema(models.ROWS)).numpy()
     inputs = [models.IDS, models.NUMBERS]
@@ -56,13 +61,9 @@ def level_logits(exported: Exported) -> np.ndarray:
     return np.log(probability / (1 - probability)) - scores[:, -1:] + scores
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
 @pytest.mark.parametrize("kind", SIGNATURES)
 class TestAnswers:
-    def test_all_signatures_are_there(self, written: Written, kind: str) -> None:
+    def test_has_all_signatures(self, written: Written, kind: str) -> None:
         assert set(written.records[kind]) == set(SIGNATURES[kind])
         assert set(tf.saved_model.load(str(written.exported[kind].path)).signatures) == set(SIGNATURES[kind])
 
@@ -103,12 +104,11 @@ class TestAnswers:
 
         saved = saved_model_pb2.SavedModel.FromString((written.exported[kind].path / "saved_model.pb").read_bytes())
         (graph,) = saved.meta_graphs
-        found = {name: own.method_name for name, own in graph.signature_def.items() if not name.startswith("__")}
-        expected = {name: METHODS.get(name, "tensorflow/serving/predict") for name in SIGNATURES[kind]}
-        assert found == expected
+        methods = {name: entry.method_name for name, entry in graph.signature_def.items() if not name.startswith("__")}
+        assert methods == {name: METHODS.get(name, "tensorflow/serving/predict") for name in SIGNATURES[kind]}
 
 
-def test_where_neither_keras_nor_this_package_is(written: Written) -> None:
+def test_without_keras_and_this_package(written: Written) -> None:
     records = [str(written.folder / name / "record.json") for name in SIGNATURES]
     script = Path(replay.__file__)
     done = subprocess.run([sys.executable, str(script), *records], capture_output=True, text=True, check=False)
@@ -117,8 +117,8 @@ def test_where_neither_keras_nor_this_package_is(written: Written) -> None:
 
 
 def test_saved_model_cli(written: Written) -> None:
-    _, adapted, path = written.exported["raw"]
-    assert adapted is not None
+    _, schema, path = written.exported["raw"]
+    assert schema is not None
     tool = Path(sys.executable).with_name("saved_model_cli")
 
     def run(*arguments: str) -> str:
@@ -138,15 +138,15 @@ def test_saved_model_cli(written: Written) -> None:
         assert f"inputs['{name}'] tensor_info:\n      dtype: {dtype}\n      shape: {shape}" in shown
     assert "outputs['probability'] tensor_info:\n      dtype: DT_FLOAT\n      shape: (-1, 1)" in shown
 
-    request = dict(models.requests_of_columns(adapted))["serving_default"]
+    request = dict(models.requests_of_columns(schema))["serving_default"]
     inputs = ";".join(f"{name}={array.tolist()}" for name, array in request.items())
     folder = written.folder / "answers"
     run("run", *where, "--signature_def", "serving_default", "--input_exprs", inputs, "--outdir", str(folder))
-    found = np.load(folder / "probability.npy")
-    np.testing.assert_allclose(found, written.records["raw"]["serving_default"]["probability"], rtol=0, atol=1e-6)
+    probability = np.load(folder / "probability.npy")
+    np.testing.assert_allclose(probability, written.records["raw"]["serving_default"]["probability"], rtol=0, atol=1e-6)
 
 
-def test_batches_of_one_and_of_none(written: Written) -> None:
+def test_one_row_and_no_rows(written: Written) -> None:
     exported = written.exported["raw"]
     assert exported.schema is not None
     loaded = tf.saved_model.load(str(exported.path))
@@ -155,16 +155,16 @@ def test_batches_of_one_and_of_none(written: Written) -> None:
             serve = loaded.signatures[name]
             specs = serve.structured_input_signature[1]
             tensors = {
-                key: tf.reshape(tf.constant(own, specs[key].dtype), [len(own), *np.shape(models.RAW.get(key, own))[1:]])
-                for key, own in request.items()
+                key: tf.reshape(tf.constant(x, specs[key].dtype), [len(x), *np.shape(models.RAW.get(key, x))[1:]])
+                for key, x in request.items()
             }
-            for key, found in serve(**tensors).items():
+            for key, actual in serve(**tensors).items():
                 expected = written.records["raw"][name][key][rows]
-                assert found.shape == expected.shape
-                if found.dtype == tf.string:
-                    assert found.numpy().tolist() == expected.tolist()
+                assert actual.shape == expected.shape
+                if actual.dtype == tf.string:
+                    assert actual.numpy().tolist() == expected.tolist()
                 else:
-                    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+                    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 class TestChoice:
@@ -182,64 +182,51 @@ class TestChoice:
         ("name", "message"),
         [
             ("raw", "'raw': it is exported without a schema"),
-            ("other", "must be of serving_default, .*Received: 'other'"),
+            ("other", "must be among serving_default, .*Received: 'other'"),
             ("low", "'low': it has one level"),
             ("classify", "'classify': it was not compiled with a log-loss"),
         ],
     )
-    def test_what_a_model_cannot_have(self, tmp_path: Path, name: str, message: str) -> None:
-        import keras
-
+    def test_signatures_that_a_model_cannot_have(self, tmp_path: Path, name: str, message: str) -> None:
         ids = keras.Input((2,), dtype="int32", name="ids")
-        made = keras.Model(ids, kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids))
-        made.compile("sgd", "mse")
+        model = keras.Model(ids, kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids))
+        model.compile("sgd", "mse")
         with pytest.raises(ValueError, match=message):
-            kr.export(made, tmp_path / "m", signatures=[name])
+            kr.export(model, tmp_path / "m", signatures=[name])
         assert list(tmp_path.iterdir()) == []
 
 
-def replies(loaded: Any, name: str, **inputs: Any) -> dict[str, np.ndarray]:
-    specs = loaded.signatures[name].structured_input_signature[1]
-    request = {key: tf.constant(own, specs[key].dtype) for key, own in inputs.items()}
-    return {key: own.numpy() for key, own in loaded.signatures[name](**request).items()}
-
-
 def test_float64(tmp_path: Path) -> None:
-    import keras
-
     ids = keras.Input((3,), dtype="int32", name="ids")
     normal = keras.initializers.RandomNormal(stddev=1.0)
     layer = kr.RaFMLayer(kr.RankPlan([1, 2, 2], (2, 3)), factors_initializer=normal, seed=1, dtype="float64")
-    made = keras.Model(ids, layer(ids))
-    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    model = keras.Model(ids, layer(ids))
+    path = kr.export(model, tmp_path / "m")
     request = np.array([[0, 1, 2], [1, 1, -1]])
-    found = replies(loaded, "serving_default", ids=request)["score"]
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, layer(request), rtol=1e-12)
+    actual = answer(path, "serving_default", ids=request)["score"]
+    assert actual.dtype == np.float64
+    np.testing.assert_allclose(actual, layer(request), rtol=1e-12)
 
 
 def test_ids_computed_in_the_graph(tmp_path: Path) -> None:
-    """User and item as inputs of their own, with ids that begin at 0 each."""
-    import keras
-
+    """User and item are separate inputs, and the ids of each begin at 0."""
     user, item = keras.Input((1,), dtype="int32", name="user"), keras.Input((1,), dtype="int32", name="item")
     ids = keras.ops.concatenate([user, item + 3], axis=1)
     normal = keras.initializers.RandomNormal(stddev=1.0, seed=1)
-    made = kr.RaFMModel([user, item], kr.RaFMLayer(kr.RankPlan([1, 2, 2, 1, 2], (2, 3)), factors_initializer=normal)(ids))
-    made.compile("sgd", "mse")
-    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
-    assert set(loaded.signatures) == {"serving_default", "low", "level_scores"}
+    model = kr.RaFMModel([user, item], kr.RaFMLayer(kr.RankPlan([1, 2, 2, 1, 2], (2, 3)), factors_initializer=normal)(ids))
+    model.compile("sgd", "mse")
+    path = kr.export(model, tmp_path / "m")
+    assert set(tf.saved_model.load(str(path)).signatures) == {"serving_default", "low", "level_scores"}
     request = {"user": np.array([[0], [2]]), "item": np.array([[1], [0]])}
-    expected = made.predict([request["user"], request["item"]], verbose=0)
-    np.testing.assert_allclose(replies(loaded, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)
-    levels = replies(loaded, "level_scores", **request)["level_scores"]
+    expected = model.predict([request["user"], request["item"]], verbose=0)
+    np.testing.assert_allclose(answer(path, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)
+    levels = answer(path, "level_scores", **request)["level_scores"]
     np.testing.assert_allclose(levels[:, 1:], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(levels[:, :1], replies(loaded, "low", **request)["score"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(levels[:, :1], answer(path, "low", **request)["score"], rtol=1e-5, atol=1e-6)
 
 
 def test_layer_in_a_nested_model(tmp_path: Path) -> None:
-    """Beside one of the model itself: both get their form for serving."""
-    import keras
+    """A layer of the model and one of a nested model are both exported."""
 
     def layer(seed: int) -> kr.RaFMLayer:
         normal = keras.initializers.RandomNormal(stddev=1.0)
@@ -248,23 +235,21 @@ def test_layer_in_a_nested_model(tmp_path: Path) -> None:
     inner_ids = keras.Input((2,), dtype="int32")
     inner = keras.Model(inner_ids, layer(1)(inner_ids))
     ids = keras.Input((2,), dtype="int32", name="ids")
-    made = keras.Model(ids, keras.layers.Add()([layer(2)(ids), inner(ids)]))
-    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
+    model = keras.Model(ids, keras.layers.Add()([layer(2)(ids), inner(ids)]))
+    path = kr.export(model, tmp_path / "m")
     request = np.array([[0, 1], [1, 2]])
-    found = replies(loaded, "serving_default", ids=request)["score"]
-    np.testing.assert_allclose(found, made.predict(request, verbose=0), rtol=1e-5, atol=1e-6)
+    actual = answer(path, "serving_default", ids=request)["score"]
+    np.testing.assert_allclose(actual, model.predict(request, verbose=0), rtol=1e-5, atol=1e-6)
 
 
 def test_look_up_table_of_another_layer(tmp_path: Path) -> None:
-    import keras
-
     ids, names = keras.Input((2,), dtype="int32", name="ids"), keras.Input((1,), dtype="string", name="names")
     looked_up = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(names)
-    made = keras.Model(
+    model = keras.Model(
         [ids, names],
         keras.layers.Add()([kr.RaFMLayer(kr.RankPlan([1, 1], (2,)))(ids), keras.layers.Dense(1)(looked_up)]),
     )
     request = {"ids": np.array([[0, 1], [1, -1]]), "names": np.array([["b"], ["zz"]])}
-    expected = made([tf.constant(own) for own in request.values()])
-    loaded = tf.saved_model.load(str(kr.export(made, tmp_path / "m")))
-    np.testing.assert_allclose(replies(loaded, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)
+    expected = model([tf.constant(x) for x in request.values()])
+    path = kr.export(model, tmp_path / "m")
+    np.testing.assert_allclose(answer(path, "serving_default", **request)["score"], expected, rtol=1e-5, atol=1e-6)

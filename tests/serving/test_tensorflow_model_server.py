@@ -1,4 +1,4 @@
-"""The tests of the clients, and the files in `examples/serving`, with a real `tensorflow_model_server`."""
+"""The example clients and the files in `examples/serving` against a real `tensorflow_model_server`."""
 
 import concurrent.futures
 import contextlib
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_clients
 from client_command import ServingError
+from client_tests import CommandLineTests, RefusalsTests, SignaturesTests, VersionsTests, rows_as_json
 from models import ROWS, encoded, raw_model, requests_of_columns
 from rest_client import RestClient
 from servers import EXAMPLES, Connect, ModelDirectories, Server, eventually, running, server_config
@@ -23,8 +23,8 @@ import keras_rafm as kr
 BINARY = os.environ.get("TF_SERVING_BINARY") or shutil.which("tensorflow_model_server")
 if BINARY is None:
     pytest.skip(
-        "no tensorflow_model_server is on the PATH or named by TF_SERVING_BINARY; the image tensorflow/serving has one in "
-        "/usr/bin",
+        "tensorflow_model_server is neither on the PATH nor named by TF_SERVING_BINARY; the image tensorflow/serving has "
+        "it in /usr/bin",
         allow_module_level=True,
     )
 
@@ -32,7 +32,7 @@ if BINARY is None:
 def free_ports() -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(2)]
-        return [own.getsockname()[1] for own in sockets]
+        return [free.getsockname()[1] for free in sockets]
 
 
 @contextlib.contextmanager
@@ -47,8 +47,8 @@ def tensorflow_model_server(config: Path, model: str, *flags: str) -> Iterator[S
         "--enable_signature_method_name_check=true",
         *flags,
     ]
-    own = Server(f"localhost:{grpc_port}", f"localhost:{rest_port}")
-    with running(command) as process, contextlib.closing(RestClient(own.rest, model)) as client:
+    server = Server(f"localhost:{grpc_port}", f"localhost:{rest_port}")
+    with running(command) as process, contextlib.closing(RestClient(server.rest, model)) as client:
 
         def is_up() -> bool:
             assert process.poll() is None, "the server has ended"
@@ -57,40 +57,36 @@ def tensorflow_model_server(config: Path, model: str, *flags: str) -> Iterator[S
             return False
 
         eventually(is_up, seconds=60)
-        yield own
+        yield server
 
 
 @pytest.fixture(scope="module")
 def server(directories: ModelDirectories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """In place of the one that the clients are tested with elsewhere."""
+    """The real server, in place of the fixture in `conftest.py`."""
     config = tmp_path_factory.mktemp("config") / "models.config"
     config.write_text(str(server_config(directories.folder, {})))
-    with tensorflow_model_server(config, "clicks") as own:
-        yield own
+    with tensorflow_model_server(config, "clicks") as started:
+        yield started
 
 
-class TestSignatures(test_clients.TestSignatures):
-    pass
+class TestSignatures(SignaturesTests):
+    """Run the shared tests."""
 
 
-class TestVersions(test_clients.TestVersions):
-    pass
+class TestVersions(VersionsTests):
+    """Run the shared tests."""
 
 
-class TestRefusals(test_clients.TestRefusals):
-    pass
+class TestRefusals(RefusalsTests):
+    """Run the shared tests."""
 
 
-class TestCommandLine(test_clients.TestCommandLine):
-    pass
-
-
-test_values_that_are_not_finite = test_clients.test_values_that_are_not_finite
-test_text_in_any_encoding = test_clients.test_text_in_any_encoding
+class TestCommandLine(CommandLineTests):
+    """Run the shared tests."""
 
 
 class Deployed:
-    """A server with the files in `examples/serving`, but for the place of its model directory."""
+    """A server that runs with the files in `examples/serving`, on another model directory."""
 
     def __init__(self, server: Server, config: Path) -> None:
         self.server, self.config = server, config
@@ -104,7 +100,7 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(directories: ModelDirectories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """Version 1 is warmed up, and so without `ragged`, which batching refuses; version 2 has all signatures."""
+    """A server of two versions. Version 1 is warmed up, so it lacks `ragged`, which batching refuses; version 2 has all."""
     folder = tmp_path_factory.mktemp("deployed")
     signatures = ["raw", "examples", "classify", "regress", "low", "level_scores"]
     warm_up = {"warm_up": ROWS, "warm_up_batch_sizes": (1, 100), "signatures": signatures}
@@ -124,17 +120,17 @@ def deployed(directories: ModelDirectories, tmp_path_factory: pytest.TempPathFac
 
 
 def test_requests_in_batches(deployed: Deployed, open_client: Connect, directories: ModelDirectories) -> None:
-    """Each gets its own rows back, by every signature that can be batched."""
+    """Each request gets the answers to its own rows, from every signature that can be batched."""
     client = open_client("grpc", deployed.server.grpc)
     expected = directories.probabilities(2)
-    rows = test_clients.rows()
+    rows = rows_as_json()
 
     def ask(number: int) -> bool:
-        own = slice(number % 5, None)
-        found = client.regress(rows[own])
-        padded = client.predict({name: array[own] for name, array in encoded(directories.schema).items()})
-        np.testing.assert_allclose(found, expected[own], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(padded["probability"][:, 0], expected[own], rtol=0, atol=1e-6)
+        chosen = slice(number % 5, None)
+        outputs = client.regress(rows[chosen])
+        padded = client.predict({name: array[chosen] for name, array in encoded(directories.schema).items()})
+        np.testing.assert_allclose(outputs, expected[chosen], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(padded["probability"][:, 0], expected[chosen], rtol=0, atol=1e-6)
         return True
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -150,15 +146,14 @@ def test_monitoring(deployed: Deployed) -> None:
 
 
 def test_canary_and_rollback(deployed: Deployed, open_client: Connect, directories: ModelDirectories) -> None:
-    """As `examples/serving/README.md` goes about it."""
-    rows = test_clients.rows()
+    """Follow the steps in `examples/serving/README.md`."""
+    rows = rows_as_json()
     stable, canary, status = (
         open_client("grpc", deployed.server.grpc, label=label) for label in ("stable", "canary", None)
     )
 
     def answers(client: Any, expected: np.ndarray) -> bool:
-        found = client.regress(rows)
-        return bool(np.allclose(found, expected, rtol=0, atol=1e-6))
+        return bool(np.allclose(client.regress(rows), expected, rtol=0, atol=1e-6))
 
     first, second = directories.probabilities(1), directories.probabilities(2)
     assert answers(stable, first)

@@ -1,4 +1,4 @@
-"""Model directories hold whole versions and nothing else, whoever kills or overtakes whom."""
+"""Model directories hold only complete versions, even if exports are killed or run at the same time."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ from keras_rafm.serving.version_directory import VersionDirectory
 
 pytestmark = pytest.mark.one_tensorflow
 
-#: For each line of its input, a process that exports one version after the other. It is forked before TensorFlow has done
-#: anything, since to import it takes longer than all the rest.
+#: Starts a process for each line of its input, which exports one version after the other. The process is forked after
+#: TensorFlow is imported, since the import takes longer than the exports, and before TensorFlow has run any operation.
 EXPORTERS = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
@@ -59,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 
 class TestVersions:
-    def test_next_version_given_version_and_gaps(self, tmp_path: Path) -> None:
+    def test_next_version_explicit_version_and_gaps(self, tmp_path: Path) -> None:
         path = tmp_path / "models" / "m"
         assert VersionDirectory(path).versions() == []
         assert publish(path) == path / "1"
@@ -74,18 +74,18 @@ class TestVersions:
         directory = VersionDirectory(tmp_path / "m", version=2)
         with directory.unfinished() as unfinished:
             publish(tmp_path / "m", "first", version=2)
-            with pytest.raises(FileExistsError, match="2 is there already: a version is never overwritten"):
+            with pytest.raises(FileExistsError, match="2 exists: a version is never overwritten"):
                 directory.publish(written(unfinished, "second"))
-        with pytest.raises(FileExistsError, match="2 is there already"):
+        with pytest.raises(FileExistsError, match="2 exists"):
             VersionDirectory(tmp_path / "m", version=2)
         assert (tmp_path / "m" / "2" / "saved_model.pb").read_text() == "first"
         assert names(tmp_path) == ["m"]
 
-    def test_an_export_refuses_before_it_works(self, tmp_path: Path) -> None:
+    def test_export_of_an_existing_version_writes_nothing(self, tmp_path: Path) -> None:
         model = models.deep_model()
         path = kr.export(model, tmp_path / "m", version=5, signatures=[])
         before = (path / "saved_model.pb").stat().st_mtime_ns
-        with pytest.raises(FileExistsError, match="5 is there already"):
+        with pytest.raises(FileExistsError, match="5 exists"):
             kr.export(model, tmp_path / "m", version=5)
         assert (path / "saved_model.pb").stat().st_mtime_ns == before
         wrong: list[Any] = [-1, 1.5, "2"]
@@ -93,7 +93,7 @@ class TestVersions:
             with pytest.raises((TypeError, ValueError), match="`version`"):
                 kr.export(model, tmp_path / "m", version=version)
 
-    def test_how_many_are_kept(self, tmp_path: Path) -> None:
+    def test_keep(self, tmp_path: Path) -> None:
         for _ in range(11):
             publish(tmp_path / "m")
         publish(tmp_path / "m", keep=20)
@@ -102,7 +102,7 @@ class TestVersions:
         assert VersionDirectory(tmp_path / "m").versions() == [11, 12, 13]
         assert names(tmp_path) == ["m"]
 
-    def test_an_export_keeps_what_is_asked_for(self, tmp_path: Path) -> None:
+    def test_keep_of_export(self, tmp_path: Path) -> None:
         model = models.deep_model()
         for _ in range(3):
             kr.export(model, tmp_path / "m", signatures=[], keep=2)
@@ -110,16 +110,16 @@ class TestVersions:
         with pytest.raises(ValueError, match="`keep`"):
             kr.export(model, tmp_path / "m", keep=0)
 
-    def test_a_version_that_would_go_at_once_is_refused(self, tmp_path: Path) -> None:
+    def test_version_that_keep_would_remove_is_refused(self, tmp_path: Path) -> None:
         for version in (5, 6):
             publish(tmp_path / "m", version=version)
-        with pytest.raises(ValueError, match=r"with `keep` of 2, version 1 would go at once: \[5, 6\] are higher"):
+        with pytest.raises(ValueError, match=r"would be removed at once. Received: version=1, keep=2; \[5, 6\] are higher"):
             VersionDirectory(tmp_path / "m", version=1, keep=2)
         publish(tmp_path / "m", version=1, keep=3)
         assert VersionDirectory(tmp_path / "m").versions() == [1, 5, 6]
 
-    def test_link_to_another_place(self, tmp_path: Path) -> None:
-        """It is written beside what the link means: what is beside the link may be another file system."""
+    def test_symbolic_link(self, tmp_path: Path) -> None:
+        """Versions are written beside the target of the link: the link itself may be on another file system."""
         real = tmp_path / "real"
         (real / "m").mkdir(parents=True)
         (tmp_path / "link").symlink_to(real / "m")
@@ -133,11 +133,11 @@ class TestVersions:
     def test_mounted_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "volume")
         (tmp_path / "volume").mkdir()
-        with pytest.raises(ValueError, match="volume is where a file system is mounted"):
+        with pytest.raises(ValueError, match="volume, where a file system is mounted"):
             VersionDirectory(tmp_path / "volume")
         assert publish(tmp_path / "volume" / "m").name == "1"
 
-    def test_one_export_overtakes_another(self, tmp_path: Path) -> None:
+    def test_export_that_finishes_before_another(self, tmp_path: Path) -> None:
         directory = VersionDirectory(tmp_path / "m")
         with directory.unfinished() as unfinished:
             slow = written(unfinished, "slow")
@@ -145,7 +145,7 @@ class TestVersions:
             assert directory.publish(slow).name == "2"
         assert [(tmp_path / "m" / name / "saved_model.pb").read_text() for name in ("1", "2")] == ["fast", "slow"]
 
-    def test_many_at_once(self, tmp_path: Path) -> None:
+    def test_concurrent_exports(self, tmp_path: Path) -> None:
         published: list[str] = []
 
         def work(number: int) -> None:
@@ -161,8 +161,8 @@ class TestVersions:
         assert len(contents) == 60
         assert names(tmp_path) == ["m"]
 
-    def test_files_may_be_read_by_others(self, tmp_path: Path) -> None:
-        """The server is another user: what is written has the mode that the process gives its files."""
+    def test_files_are_readable_by_other_users(self, tmp_path: Path) -> None:
+        """The server may run as another user, so files get the default mode of the process."""
         path = kr.export(models.deep_model(), tmp_path / "m", signatures=[])
         mask = os.umask(0)
         os.umask(mask)
@@ -172,7 +172,7 @@ class TestVersions:
 
 
 class TestLeftovers:
-    def test_of_a_dead_process_are_removed_and_of_a_living_one_are_not(self, tmp_path: Path) -> None:
+    def test_of_dead_processes_are_removed_and_of_living_ones_are_kept(self, tmp_path: Path) -> None:
         dead = tmp_path / ".m.dead"
         (dead / "model").mkdir(parents=True)
         (dead / "lock").touch()
@@ -187,7 +187,7 @@ class TestLeftovers:
         assert not living.exists()
         assert all(other.is_dir() for other in others)
 
-    def test_that_another_user_may_not_touch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_another_user_are_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         other = tmp_path / ".m.other"
         other.mkdir()
         (other / "lock").touch()
@@ -202,8 +202,8 @@ class TestLeftovers:
         assert publish(tmp_path / "m").name == "1"
         assert other.is_dir()
 
-    def test_of_one_that_was_killed_while_it_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The lock goes last, so that the rest is found."""
+    def test_of_a_process_killed_while_removing_them(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lock is removed last, so that the next export recognises the rest as a leftover."""
 
         def killed(path: Any) -> None:
             if Path(path).name == "model":
@@ -227,17 +227,16 @@ class TestLeftovers:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """SIGKILL 100 times at random points: whatever is in the directory is whole, and loads."""
+    """After each of 100 SIGKILLs at random moments, every version in the directory is complete and loads."""
     path = tmp_path / "models" / "m"
     numbers = random.Random(0)
-    here = Path(__file__).resolve().parent
     expected = replies(kr.export(models.small_model(), path, signatures=[]))
     began = time.monotonic()
     kr.export(models.small_model(), path, signatures=[])
-    # A process gets through one or two, also where everything takes longer.
+    # Long enough for one or two exports, on slow machines too.
     longest = max(0.5, 3 * (time.monotonic() - began))
     left_behind, seen = 0, {1, 2}
-    command = [sys.executable, "-c", EXPORTERS, str(path), str(here), str(here.parent)]
+    command = [sys.executable, "-c", EXPORTERS, str(path), str(Path(models.__file__).parent)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as exporters:
@@ -249,22 +248,22 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
             pid = int(exporters.stdout.readline())
             time.sleep(numbers.uniform(0, longest))
             os.kill(pid, signal.SIGKILL)
-            there = names(path)
-            assert all(name.isdecimal() for name in there)
-            assert all(set(names(path / name)) >= FILES for name in there)
-            # Those that came up since: each is loaded by what a server runs.
-            for name in set(map(int, there)) - seen:
+            versions = names(path)
+            assert all(name.isdecimal() for name in versions)
+            assert all(set(names(path / name)) >= FILES for name in versions)
+            # Load each new version.
+            for name in set(map(int, versions)) - seen:
                 np.testing.assert_array_equal(replies(path / str(name)), expected)
                 seen.add(name)
             left_behind += len(names(path.parent)) > 1
         exporters.stdin.close()
-    # It was killed in the middle of one, and in the middle of another one after it, and what it left was removed.
+    # Most processes were killed during an export, and each export removed the leftovers of the one before.
     assert left_behind > 50
     assert len(seen) > 10
     kr.export(models.small_model(), path, signatures=[], keep=1)
-    # What can be left is a folder without anything in it, of a process that was killed before it could lock it.
-    others = [own for own in path.parent.iterdir() if own != path]
-    assert all(set(names(own)) <= {"new_lock"} for own in others)
+    # Only an empty folder may be left, of a process that was killed before it could lock the folder.
+    leftovers = [entry for entry in path.parent.iterdir() if entry != path]
+    assert all(set(names(folder)) <= {"new_lock"} for folder in leftovers)
     assert names(path) == [str(max(map(int, names(path))))]
 
 

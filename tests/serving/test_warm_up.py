@@ -1,4 +1,4 @@
-"""Warm-up requests: real rows to every signature, as TF Serving replays them, with the answers that they should have."""
+"""Warm-up requests: they call every signature with real rows, and the answers are those of the model."""
 
 import sys
 from pathlib import Path
@@ -18,12 +18,13 @@ pytestmark = pytest.mark.one_tensorflow
 
 
 def logs_of(path: Path) -> list[Any]:
+    """Return the warm-up requests of a version."""
     file = path / "assets.extra" / "tf_serving_warmup_requests"
     return [prediction_log_pb2.PredictionLog.FromString(text.numpy()) for text in tf.data.TFRecordDataset(str(file))]
 
 
 def replayed(path: Path) -> dict[tuple[str, int], dict[str, np.ndarray]]:
-    """By signature and batch size, the answers to the requests: as a server gives them, by the kind of the log."""
+    """Replay the requests as a server does, by the type of each log. Returns the answers by signature and batch size."""
     loaded = tf.saved_model.load(str(path))
     answers: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for log in logs_of(path):
@@ -33,11 +34,11 @@ def replayed(path: Path) -> dict[tuple[str, int], dict[str, np.ndarray]]:
         assert request.model_spec.name == path.parent.name
         assert kind == {"classify": "classify_log", "regress": "regress_log"}.get(name, "predict_log")
         if kind == "predict_log":
-            inputs = {key: tf.constant(tf.make_ndarray(own)) for key, own in request.inputs.items()}
+            inputs = {key: tf.constant(tf.make_ndarray(tensor)) for key, tensor in request.inputs.items()}
         else:
             texts = [example.SerializeToString() for example in request.input.example_list.examples]
             inputs = {"inputs": tf.constant(texts)}
-        answer = {key: own.numpy() for key, own in loaded.signatures[name](**inputs).items()}
+        answer = {key: tensor.numpy() for key, tensor in loaded.signatures[name](**inputs).items()}
         answers[name, len(next(iter(answer.values())))] = answer
     return answers
 
@@ -46,27 +47,28 @@ SIZES = (1, 4, 9)
 
 
 def check(path: Path, signatures: tuple[str, ...], probability: np.ndarray) -> None:
-    """All answers are those of the model to the rows in turn."""
+    """The answers to all requests are those of the model for the rows in turn."""
     answers = replayed(path)
     assert set(answers) == {(name, size) for name in signatures for size in SIZES}
     for (name, size), answer in answers.items():
         if name in ("low", "level_scores"):
             continue
-        found = {"classify": lambda own: own["scores"][:, 1:], "regress": lambda own: own["outputs"]}.get(
-            name, lambda own: own["probability"]
-        )(answer)
+        if name == "classify":
+            actual = answer["scores"][:, 1:]
+        else:
+            actual = answer["outputs" if name == "regress" else "probability"]
         expected = probability[np.arange(size) % len(probability)]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("as_frame", [False, True])
 def test_raw_rows(tmp_path: Path, as_frame: bool) -> None:
-    adapted = models.schema()
-    model = models.raw_model(adapted)
+    schema = models.adapted_schema()
+    model = models.raw_model(schema)
     rows: Any = pd.DataFrame(models.ROWS) if as_frame else models.ROWS
     options: Any = {"warm_up_batch_sizes": SIZES, "warm_up_signatures": models.ALL}
-    path = kr.export(model, tmp_path / "shop", adapted, warm_up=rows, **options)
-    check(path, models.ALL, tf.sigmoid(model.predict(adapted(models.ROWS), verbose=0)).numpy())
+    path = kr.export(model, tmp_path / "shop", schema, warm_up=rows, **options)
+    check(path, models.ALL, tf.sigmoid(model.predict(schema(models.ROWS), verbose=0)).numpy())
 
 
 def test_ids(tmp_path: Path) -> None:
@@ -91,8 +93,8 @@ def test_ids_of_samples_of_several_lengths(tmp_path: Path, kind: str) -> None:
     else:
         inputs = keras.Input((4,), sparse=True, name="features")
         dense = np.zeros((4, 4), np.float32)
-        for row, (own_ids, own_values) in enumerate(zip(ids, values, strict=True)):
-            dense[row, own_ids] = own_values
+        for row, (row_ids, row_values) in enumerate(zip(ids, values, strict=True)):
+            dense[row, row_ids] = row_values
         rows = tf.sparse.from_dense(dense)
     model = kr.RaFMModel(inputs, layer(inputs))
     model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
@@ -102,9 +104,9 @@ def test_ids_of_samples_of_several_lengths(tmp_path: Path, kind: str) -> None:
 
 
 def test_chosen_signatures_only(tmp_path: Path) -> None:
-    adapted = models.schema()
-    model = models.raw_model(adapted)
-    path = kr.export(model, tmp_path / "m", adapted, signatures=["raw"], warm_up=models.ROWS)
+    schema = models.adapted_schema()
+    model = models.raw_model(schema)
+    path = kr.export(model, tmp_path / "m", schema, signatures=["raw"], warm_up=models.ROWS)
     assert set(replayed(path)) == {("serving_default", 1), ("raw", 1)}
 
 
@@ -135,10 +137,10 @@ class TestErrors:
     @pytest.mark.parametrize("names", [["raw"], ["ragged", "other"]])
     def test_signatures(self, tmp_path: Path, names: list[str]) -> None:
         rows = [models.IDS, models.NUMBERS]
-        message = rf"`warm_up_signatures` must be of serving_default, .*Received: \['{names[-1]}'\]"
+        message = rf"`warm_up_signatures` must be among serving_default, .*Received: \['{names[-1]}'\]"
         self.assert_refused(tmp_path, ValueError, message, warm_up=rows, warm_up_signatures=names)
 
-    def test_package_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_package_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "tensorflow_serving.apis.prediction_log_pb2", None)
         message = r"tensorflow_serving is needed here: pip install 'keras_rafm\[serving\]'"
         self.assert_refused(tmp_path, ImportError, message, warm_up=[models.IDS, models.NUMBERS])

@@ -1,8 +1,9 @@
 """A model server for tests that speaks TF Serving's protocols: `python model_server.py --model NAME=DIRECTORY …`.
 
-Messages and services are those of `tensorflow-serving-api`. Once it serves, it prints its gRPC port and its REST port. All
-versions in a directory are served, by default the highest; `ModelService.HandleReloadConfigRequest` gives them labels. It
-checks the method names of signatures, as TF Serving does with `--enable_signature_method_name_check`.
+Messages and services are those of `tensorflow-serving-api`. The server prints its gRPC port and its REST port once it is
+ready. It serves all versions in a directory; a request that names no version gets the highest. Versions get labels by
+`ModelService.HandleReloadConfigRequest`. The server checks the method names of signatures, as TF Serving does with
+`--enable_signature_method_name_check`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # an import of a module that is None fails
+if __name__ == "__main__":  # importing a module that is `None` in `sys.modules` fails
     sys.modules.update(dict.fromkeys(("keras", "keras_rafm")))
 
 import grpc
@@ -38,7 +39,7 @@ MODEL_SERVICE: Mapping[str, Callable[[Models, Any], Any]] = {
 
 
 def servicer(base: type, methods: Mapping[str, Callable[[Models, Any], Any]], models: Models) -> Any:
-    """An implementation of a service; methods that are not there are unimplemented."""
+    """Return an implementation of a service. Methods that are left out are unimplemented."""
 
     def implementation(method: Callable[[Models, Any], Any]) -> Callable[[Any, Any, Any], Any]:
         def call(self: Any, request: Any, context: Any) -> Any:
@@ -55,17 +56,17 @@ def servicer(base: type, methods: Mapping[str, Callable[[Models, Any], Any]], mo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIRECTORY")
-    parser.add_argument("--grpc-port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--rest-port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--grpc-port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--rest-port", type=int, default=0, help="0: any free port")
     arguments = parser.parse_args()
-    directories = (own.partition("=") for own in arguments.model)
+    directories = (argument.partition("=") for argument in arguments.model)
     models = Models({name: Path(directory) for name, _, directory in directories})
 
     server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
     prediction = servicer(prediction_service_pb2_grpc.PredictionServiceServicer, PREDICTION_SERVICE, models)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    own = servicer(model_service_pb2_grpc.ModelServiceServicer, MODEL_SERVICE, models)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(own, server)
+    management = servicer(model_service_pb2_grpc.ModelServiceServicer, MODEL_SERVICE, models)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(management, server)
     grpc_port = server.add_insecure_port(f"localhost:{arguments.grpc_port}")
     server.start()
 

@@ -1,7 +1,7 @@
 """Send recorded requests to exported models and compare the answers: `python replay.py RECORD.json …`.
 
-It runs where neither Keras nor keras_rafm can be imported, on any version of TensorFlow. A record is a JSON file beside a
-SavedModel directory:
+As a script, it can import neither Keras nor keras_rafm, and it runs on any version of TensorFlow. A record is a JSON file
+beside a SavedModel directory:
 
     {"model": "1", "requests": [{"signature": …, "inputs": {name: array}, "outputs": {name: array}}]}
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # an import of a module that is None fails
+if __name__ == "__main__":  # importing a module that is `None` in `sys.modules` fails
     sys.modules.update(dict.fromkeys(("keras", "keras_rafm")))
 
 import numpy as np
@@ -24,7 +24,7 @@ TOLERANCE = 1e-6
 
 
 def to_json(array: Any) -> dict[str, Any]:
-    """An array of numbers or of strings."""
+    """Return an array of numbers or strings in the form of a record."""
     array = np.asarray(array)
     if array.dtype.kind in "OSU":
         texts = [text.encode() if isinstance(text, str) else text for text in array.ravel().tolist()]
@@ -33,6 +33,7 @@ def to_json(array: Any) -> dict[str, Any]:
 
 
 def from_json(record: dict[str, Any]) -> tf.Tensor:
+    """Return an array of a record as a tensor."""
     values = record["values"]
     if record["dtype"] == "string":
         values = [base64.b64decode(text) for text in values]
@@ -40,12 +41,12 @@ def from_json(record: dict[str, Any]) -> tf.Tensor:
 
 
 def record(path: Path, model: Path, requests: list[tuple[str, dict[str, Any]]]) -> None:
-    """Write requests to a model beside it, and what it answers.
+    """Write requests to a model, and its answers.
 
     Args:
-        path: The record.
+        path: The record to write.
         model: A version directory beside the record or below it.
-        requests: Signatures with their inputs.
+        requests: The signature and the inputs of each request.
     """
     loaded = tf.saved_model.load(str(model))
     entries = []
@@ -66,24 +67,24 @@ def record(path: Path, model: Path, requests: list[tuple[str, dict[str, Any]]]) 
 
 
 def replay(path: Path) -> int:
-    """Send the requests of a record. Returns how many there were.
+    """Send the requests of a record. Returns their number.
 
     Raises:
-        AssertionError: An answer is another one.
+        AssertionError: An answer differs from the recorded one.
     """
     recorded = json.loads(path.read_text(encoding="utf-8"))
     loaded = tf.saved_model.load(str(path.parent / recorded["model"]))
     for entry in recorded["requests"]:
-        answer = loaded.signatures[entry["signature"]](**{key: from_json(own) for key, own in entry["inputs"].items()})
+        answer = loaded.signatures[entry["signature"]](**{key: from_json(array) for key, array in entry["inputs"].items()})
         assert answer.keys() == entry["outputs"].keys(), (path, entry["signature"], sorted(answer))
-        for key, own in entry["outputs"].items():
-            expected, found = from_json(own).numpy(), answer[key].numpy()
+        for key, array in entry["outputs"].items():
+            expected, actual = from_json(array).numpy(), answer[key].numpy()
             where = f"{path}, {entry['signature']}, {key}"
-            assert found.shape == expected.shape, where
+            assert actual.shape == expected.shape, where
             if expected.dtype.kind == "O":
-                assert found.tolist() == expected.tolist(), where
+                assert actual.tolist() == expected.tolist(), where
             else:
-                np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=where)
+                np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=where)
     return len(recorded["requests"])
 
 

@@ -1,4 +1,4 @@
-"""TF Serving's REST API over `served_models`: requests and answers as its util/json_tensor.cc reads and writes them."""
+"""TF Serving's REST API for `served_models`. It reads and writes JSON as TF Serving's util/json_tensor.cc does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HTTP_STATUS = {
     Status.UNAVAILABLE: 503,
 }
 MODEL = "/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
-#: Which JSON values a tensor takes.
+#: The Python types of the JSON values that a tensor of each dtype takes.
 TYPES: Mapping[tf.DType, tuple[type, ...]] = {
     tf.float32: (int, float),
     tf.float64: (int, float),
@@ -44,7 +44,7 @@ TYPES: Mapping[tf.DType, tuple[type, ...]] = {
 
 
 def handler_of(models: Models) -> type[BaseHTTPRequestHandler]:
-    """Of the requests of one connection."""
+    """Return the class that handles the requests of one connection."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -75,7 +75,7 @@ def handler_of(models: Models) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(text)
 
         def log_message(self, *arguments: Any) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     return Handler
 
@@ -83,12 +83,12 @@ def handler_of(models: Models) -> type[BaseHTTPRequestHandler]:
 def get_status(models: Models, match: Any, _: bytes) -> Any:
     request = get_model_status_pb2.GetModelStatusRequest()
     fill_spec(request.model_spec, match)
-    found = served_models.status(models, request).model_version_status
+    versions = served_models.status(models, request).model_version_status
     status = {"error_code": "OK", "error_message": ""}
     name_of = get_model_status_pb2.ModelVersionStatus.State.Name
     return {
         "model_version_status": [
-            {"version": str(own.version), "state": name_of(own.state), "status": status} for own in found
+            {"version": str(entry.version), "state": name_of(entry.state), "status": status} for entry in versions
         ]
     }
 
@@ -99,10 +99,11 @@ def get_metadata(models: Models, match: Any, _: bytes) -> Any:
     response = served_models.metadata(models, request)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
-    spec, found = (
-        json_format.MessageToDict(own, preserving_proto_field_name=True) for own in (response.model_spec, signatures)
+    spec, definitions = (
+        json_format.MessageToDict(message, preserving_proto_field_name=True)
+        for message in (response.model_spec, signatures)
     )
-    return {"model_spec": spec, "metadata": {"signature_def": found}}
+    return {"model_spec": spec, "metadata": {"signature_def": definitions}}
 
 
 def post_predict(models: Models, match: Any, body: bytes) -> Any:
@@ -125,7 +126,8 @@ def post_predict(models: Models, match: Any, body: bytes) -> Any:
         if key not in inputs:
             raise invalid(f"Missing named input: {key} in 'inputs' object.")
         request.inputs[key].CopyFrom(served_models.tensor_of(array_of(inputs[key], tf.as_dtype(info.dtype))))
-    outputs = {key: json_of(tf.make_ndarray(own)) for key, own in served_models.predict(models, request).outputs.items()}
+    response = served_models.predict(models, request)
+    outputs = {key: json_of(tf.make_ndarray(tensor)) for key, tensor in response.outputs.items()}
     if not is_rows:
         return {"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
     if len(outputs) == 1:
@@ -136,12 +138,13 @@ def post_predict(models: Models, match: Any, body: bytes) -> Any:
 def post_classify(models: Models, match: Any, body: bytes) -> Any:
     request = request_of_examples(classification_pb2.ClassificationRequest(), match, document_of(body))
     result = served_models.classify(models, request).result
-    return {"results": [[[own.label, decimal(own.score)] for own in row.classes] for row in result.classifications]}
+    return {"results": [[[entry.label, decimal(entry.score)] for entry in row.classes] for row in result.classifications]}
 
 
 def post_regress(models: Models, match: Any, body: bytes) -> Any:
     request = request_of_examples(regression_pb2.RegressionRequest(), match, document_of(body))
-    return {"results": [decimal(own.value) for own in served_models.regress(models, request).result.regressions]}
+    result = served_models.regress(models, request).result
+    return {"results": [decimal(regression.value) for regression in result.regressions]}
 
 
 def fill_spec(spec: Any, match: Any, document: Mapping[str, Any] | None = None) -> None:
@@ -155,7 +158,7 @@ def fill_spec(spec: Any, match: Any, document: Mapping[str, Any] | None = None) 
 
 def document_of(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body, object_hook=_bytes_of)  # like TF Serving, it takes NaN and Infinity
+        document = json.loads(body, object_hook=_bytes_of)  # accepts NaN and Infinity, as TF Serving does
     except ValueError as error:
         raise invalid(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
@@ -188,24 +191,24 @@ def columns_of(rows: Any, infos: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def array_of(value: Any, dtype: tf.DType) -> np.ndarray:
-    """A tensor from nested lists, whose first elements tell its shape."""
+    """Return a tensor from nested lists. The first elements determine its shape."""
     shape, first = [], value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
     leaves: list[Any] = []
 
-    def collect(own: Any, level: int) -> None:
-        if not isinstance(own, list):
+    def collect(item: Any, level: int) -> None:
+        if not isinstance(item, list):
             if level != len(shape):
-                raise invalid(f"JSON Value: {own!r} found at incorrect level: {level + 1}")
-            if not isinstance(own, TYPES[dtype]) or (isinstance(own, bool) and dtype != tf.bool):
-                raise invalid(f"JSON Value: {own!r} is not of expected type: {dtype.name}")
-            leaves.append(own.encode() if isinstance(own, str) else own)
-        elif level >= len(shape) or len(own) != shape[level]:
-            raise invalid(f"Encountered list at unexpected size: {len(own)} at level: {level}")
+                raise invalid(f"JSON Value: {item!r} found at incorrect level: {level + 1}")
+            if not isinstance(item, TYPES[dtype]) or (isinstance(item, bool) and dtype != tf.bool):
+                raise invalid(f"JSON Value: {item!r} is not of expected type: {dtype.name}")
+            leaves.append(item.encode() if isinstance(item, str) else item)
+        elif level >= len(shape) or len(item) != shape[level]:
+            raise invalid(f"Encountered list at unexpected size: {len(item)} at level: {level}")
         else:
-            for element in own:
+            for element in item:
                 collect(element, level + 1)
 
     collect(value, 0)
@@ -222,38 +225,38 @@ def request_of_examples(request: Any, match: Any, document: Mapping[str, Any]) -
         raise invalid("JSON Value: 'examples' value is an empty array")
     if "context" in document:
         fill_example(request.input.example_list_with_context.context, document["context"])
-    own = request.input.example_list_with_context if "context" in document else request.input.example_list
+    example_list = request.input.example_list_with_context if "context" in document else request.input.example_list
     for row in rows:
-        fill_example(own.examples.add(), row)
+        fill_example(example_list.examples.add(), row)
     return request
 
 
 def fill_example(example: Any, row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         feature = example.features.feature[name]
-        for own in value if isinstance(value, list) else [value]:
-            if isinstance(own, bool | int):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, bool | int):
                 field = "int64_list"
-            elif isinstance(own, float):
+            elif isinstance(item, float):
                 field = "float_list"
-            elif isinstance(own, str | bytes):
+            elif isinstance(item, str | bytes):
                 field = "bytes_list"
             else:
-                raise invalid(f"Feature: {name} has element with unexpected JSON type: {type(own).__name__}")
+                raise invalid(f"Feature: {name} has element with unexpected JSON type: {type(item).__name__}")
             if feature.WhichOneof("kind") not in (None, field):
                 raise invalid(f"Unexpected element type in feature: {name}")
-            getattr(feature, field).value.append(own.encode() if isinstance(own, str) else own)
+            getattr(feature, field).value.append(item.encode() if isinstance(item, str) else item)
 
 
 def json_of(array: np.ndarray) -> Any:
     if array.dtype == np.float32:
         return np.vectorize(decimal, otypes=[object])(array).tolist() if array.size else array.tolist()
     if array.dtype == object:
-        return [text.decode() for text in array.ravel()] if array.ndim == 1 else [json_of(own) for own in array]
+        return [text.decode() for text in array.ravel()] if array.ndim == 1 else [json_of(row) for row in array]
     return array.tolist()
 
 
 def decimal(value: float) -> float:
-    """A float32 by the six digits that TF Serving writes, or nine if six are not enough."""
+    """Return a float32 with the six digits that TF Serving writes, or nine if six are not enough."""
     short = float(f"{value:.6g}")
     return short if np.float32(short) == np.float32(value) else float(f"{value:.9g}")

@@ -1,7 +1,7 @@
-"""Models as TF Serving serves them: sessions on the versions in a directory, and the methods of its protocol on them.
+"""Models as TF Serving serves them: one session per version in a directory, and the methods of TF Serving's protocol.
 
-Graphs are restored and initialised by the names in the SavedModel, which is all that the C++ runtime looks at. What is said
-of bad requests, and by which status, follows TF Serving's sources (servables/tensorflow, model_servers).
+Graphs are restored and initialised by the names in the SavedModel, as in the C++ runtime. The messages and statuses for bad
+requests follow TF Serving's sources (servables/tensorflow, model_servers).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BY_NUMBER = {status.value[0]: status for status in Status}
 
 
 class RequestError(Exception):
-    """A request is refused."""
+    """The server refuses a request."""
 
     def __init__(self, status: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ def invalid(message: str) -> RequestError:
 
 
 class Servable:
-    """A version of a model."""
+    """A version of a model, loaded into a session."""
 
     def __init__(self, directory: Path, version: int) -> None:
         self.version = version
@@ -65,9 +65,9 @@ class Servable:
 
     def run(self, signature: Any, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         for name, array in inputs.items():
-            expected, given = tf.as_dtype(signature.inputs[name].dtype), tf.as_dtype(array.dtype)
-            if given != expected:
-                raise invalid(f"Expects '{name}' to be {expected.name} but {given.name} is provided")
+            expected, actual = tf.as_dtype(signature.inputs[name].dtype), tf.as_dtype(array.dtype)
+            if actual != expected:
+                raise invalid(f"Expects '{name}' to be {expected.name} but {actual.name} is provided")
         fetches = tuple(signature.outputs[name].name for name in outputs)
         feeds = tuple(signature.inputs[name].name for name in inputs)
         key = (fetches, feeds)
@@ -77,13 +77,13 @@ class Servable:
             results: list[np.ndarray] = self._callables[key](*inputs.values())
         except tf.errors.OpError as error:
             raise RequestError(BY_NUMBER[error.error_code], error.message) from error
-        except ValueError as error:  # a shape; TF Serving leaves that to the graph
+        except ValueError as error:  # Python checks shapes, which TF Serving leaves to the graph
             raise invalid(str(error)) from error
         return results
 
 
 class Models:
-    """The versions that are served, and their labels."""
+    """The served versions of all models, and their labels."""
 
     def __init__(self, directories: Mapping[str, Path]) -> None:
         self._directories = directories
@@ -93,25 +93,25 @@ class Models:
         self.poll()
 
     def poll(self) -> None:
-        """Load versions that are new, and drop those that are gone."""
+        """Load new versions, and drop those that were deleted."""
         for name, directory in self._directories.items():
             before = self._served[name]
-            there = {int(entry.name) for entry in directory.iterdir() if re.fullmatch("[0-9]+", entry.name)}
-            after = {version: before.get(version) or Servable(directory / str(version), version) for version in there}
+            versions = {int(entry.name) for entry in directory.iterdir() if re.fullmatch("[0-9]+", entry.name)}
+            after = {version: before.get(version) or Servable(directory / str(version), version) for version in versions}
             self._ended[name] = (self._ended[name] | before.keys()) - after.keys()
             self._served[name] = after
 
     def keep_polling(self) -> None:
-        """For ever."""
+        """Poll until the process ends."""
         pause = threading.Event()
         while not pause.wait(POLL_SECONDS):
             try:
                 self.poll()
-            except (OSError, tf.errors.OpError) as error:  # a version that went while it was read
+            except (OSError, tf.errors.OpError) as error:  # a version was deleted while it was loaded
                 print(f"polling: {error}", file=sys.stderr)
 
     def find(self, spec: Any) -> Servable:
-        """What a `ModelSpec` names."""
+        """Return the version that a `ModelSpec` names."""
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         versions = self._served.get(spec.name, {})
@@ -131,7 +131,7 @@ class Models:
         return versions[version]
 
     def states(self, spec: Any) -> dict[int, str]:
-        """`AVAILABLE` or `END` of the versions that a `ModelSpec` names."""
+        """Return the states, `AVAILABLE` or `END`, of the versions that a `ModelSpec` names."""
         ended, served = self._ended.get(spec.name, set()), self._served.get(spec.name, {})
         states = {**dict.fromkeys(ended, "END"), **dict.fromkeys(served, "AVAILABLE")}
         if spec.HasField("version"):
@@ -144,8 +144,8 @@ class Models:
         return states
 
     def set_labels(self, config: Any) -> None:
-        """Those of a `ModelServerConfig`, all of whose versions must be served."""
-        labels = {own.name: dict(own.version_labels) for own in config.model_config_list.config}
+        """Set the labels of a `ModelServerConfig`. All labelled versions must be served."""
+        labels = {entry.name: dict(entry.version_labels) for entry in config.model_config_list.config}
         for name, versions in labels.items():
             for version in versions.values():
                 if version not in self._served.get(name, {}):
@@ -163,14 +163,14 @@ def predict(models: Models, request: Any) -> Any:
     if name not in servable.signatures:
         raise RequestError(Status.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     signature = servable.signatures[name]
-    given, wanted = set(request.inputs), set(signature.inputs)
-    if len(given) != len(wanted):
+    actual, wanted = set(request.inputs), set(signature.inputs)
+    if len(actual) != len(wanted):
         raise invalid(
-            f"input size does not match signature: {len(given)}!={len(wanted)} len({{{','.join(sorted(given))}}}) != "
-            f"len({{{','.join(sorted(wanted))}}}). Sent extra: {{{','.join(sorted(given - wanted))}}}. Missing but "
-            f"required: {{{','.join(sorted(wanted - given))}}}."
+            f"input size does not match signature: {len(actual)}!={len(wanted)} len({{{','.join(sorted(actual))}}}) != "
+            f"len({{{','.join(sorted(wanted))}}}). Sent extra: {{{','.join(sorted(actual - wanted))}}}. Missing but "
+            f"required: {{{','.join(sorted(wanted - actual))}}}."
         )
-    unknown = given - wanted
+    unknown = actual - wanted
     if unknown:
         raise invalid(f"input tensor alias not found in signature: {min(unknown)}")
     outputs = list(request.output_filter) or sorted(signature.outputs)
@@ -193,9 +193,9 @@ def classify(models: Models, request: Any) -> Any:
         raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {classes.shape} and {scores.shape}")
     response = classification_pb2.ClassificationResponse()
     for labels, row in zip(classes, scores, strict=True):
-        own = response.result.classifications.add()
+        classification = response.result.classifications.add()
         for label, score in zip(labels, row, strict=True):
-            own.classes.add(label=label.decode(), score=score)
+            classification.classes.add(label=label.decode(), score=score)
     describe(response.model_spec, request.model_spec.name, servable, name)
     return response
 
@@ -217,11 +217,11 @@ def metadata(models: Models, request: Any) -> Any:
     if list(request.metadata_field) != ["signature_def"]:
         raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
     servable = models.find(request.model_spec)
-    found = get_model_metadata_pb2.SignatureDefMap()
+    signatures = get_model_metadata_pb2.SignatureDefMap()
     for name, signature in servable.signatures.items():
-        found.signature_def[name].CopyFrom(signature)
+        signatures.signature_def[name].CopyFrom(signature)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.metadata["signature_def"].Pack(found)
+    response.metadata["signature_def"].Pack(signatures)
     response.model_spec.name = request.model_spec.name
     response.model_spec.version.value = servable.version
     return response
@@ -248,7 +248,7 @@ def array_of(name: str, tensor: Any) -> np.ndarray:
 
 
 def tensor_of(array: np.ndarray) -> Any:
-    """With the values in a field of their type, as TF Serving answers."""
+    """Return an array as a message, with its values in the field of their dtype, as in TF Serving's answers."""
     dtype = tf.as_dtype(array.dtype)
     shape = tf.TensorShape(array.shape).as_proto()
     values = {VALUES[dtype]: array.ravel().tolist()}
@@ -270,10 +270,10 @@ def signature_of_examples(models: Models, request: Any, kind: str, method: str) 
     return servable, name, signature
 
 
-def examples_in(own: Any) -> np.ndarray:
-    """The serialised examples of an `Input`, each with the features of the context, if there is one."""
-    context = own.example_list_with_context.context.SerializeToString()
-    examples = own.example_list.examples or own.example_list_with_context.examples
+def examples_in(message: Any) -> np.ndarray:
+    """Return the serialised examples of an `Input`, each with the features of the context, if there is one."""
+    context = message.example_list_with_context.context.SerializeToString()
+    examples = message.example_list.examples or message.example_list_with_context.examples
     if not examples:
         raise invalid("Input is empty.")
     return np.array([context + example.SerializeToString() for example in examples], object)

@@ -1,4 +1,4 @@
-"""Model directories, and servers of them in other processes. The example clients can be imported after this."""
+"""Model directories, and servers of them in other processes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import tensorflow as tf
 import keras_rafm as kr
 
 HERE = Path(__file__).resolve().parent
-#: Makes a client.
+#: A function that makes a client.
 Connect = Callable[..., Any]
 EXAMPLES = HERE.parents[1] / "examples" / "serving"
 sys.path.insert(0, str(EXAMPLES))
 
 
 class ModelDirectories(NamedTuple):
-    """Model directories as a server has them.
+    """Model directories for a server.
 
     Attributes:
-        schema: Of all models.
-        models: The model in the directory `ratings`, and those of the versions in `clicks`.
-        folder: Where the directories are.
+        schema: The schema of all models.
+        models: The model in the directory `ratings` by this name, and the models in `clicks` by their versions.
+        folder: The folder that holds the directories.
     """
 
     schema: kr.data.Schema
@@ -39,21 +39,21 @@ class ModelDirectories(NamedTuple):
     folder: Path
 
     def probabilities(self, version: int) -> np.ndarray:
-        """Of `models.ROWS`, by the model that was exported as this version of `clicks`."""
+        """Return the probabilities of `models.ROWS` by the model that was exported as this version of `clicks`."""
         return tf.sigmoid(self.models[version](self.schema(models.ROWS))).numpy()[:, 0]
 
 
 def write_directories(folder: Path) -> ModelDirectories:
-    """`clicks` has the versions 1 and 2, `changing` has version 1, `ratings` is a regression."""
+    """Write `clicks` with versions 1 and 2, `changing` with version 1, and the regression model `ratings`."""
     keras.utils.set_random_seed(0)
-    adapted = models.schema()
-    made: dict[Any, keras.Model] = {version: models.raw_model(adapted, seed=version) for version in (1, 2)}
-    for model in made.values():
-        kr.export(model, folder / "clicks", adapted)
-    made["ratings"] = models.raw_model(adapted, "mse")
-    kr.export(made["ratings"], folder / "ratings", adapted, signatures=["raw"])
+    schema = models.adapted_schema()
+    exported: dict[Any, keras.Model] = {version: models.raw_model(schema, seed=version) for version in (1, 2)}
+    for model in exported.values():
+        kr.export(model, folder / "clicks", schema)
+    exported["ratings"] = models.raw_model(schema, "mse")
+    kr.export(exported["ratings"], folder / "ratings", schema, signatures=["raw"])
     shutil.copytree(folder / "clicks" / "1", folder / "changing" / "1")
-    return ModelDirectories(adapted, made, folder)
+    return ModelDirectories(schema, exported, folder)
 
 
 class Server(NamedTuple):
@@ -70,7 +70,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended at last."""
+    """Start a process, and kill it at the end of the block."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -80,7 +80,7 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def model_server(folder: Path) -> Iterator[Server]:
-    """`model_server.py` on all model directories in a folder."""
+    """Run `model_server.py` on all model directories in a folder."""
     directories = [f"--model={directory.name}={directory}" for directory in folder.iterdir()]
     with running([sys.executable, str(HERE / "model_server.py"), *directories]) as process:
         assert process.stdout is not None
@@ -89,17 +89,17 @@ def model_server(folder: Path) -> Iterator[Server]:
 
 
 def server_config(folder: Path, labels: Mapping[str, int]) -> Any:
-    """A `ModelServerConfig` of all versions of all model directories in a folder, with labels for those of `clicks`."""
+    """Return a `ModelServerConfig` for all model directories in a folder, with labels for versions of `clicks`."""
     from tensorflow_serving.config import model_server_config_pb2
 
     config = model_server_config_pb2.ModelServerConfig()
     for directory in folder.iterdir():
-        own = config.model_config_list.config.add(
+        entry = config.model_config_list.config.add(
             name=directory.name, base_path=str(directory), model_platform="tensorflow"
         )
-        own.model_version_policy.all.SetInParent()
+        entry.model_version_policy.all.SetInParent()
         if directory.name == "clicks":
-            own.version_labels.update(labels)
+            entry.version_labels.update(labels)
     return config
 
 
@@ -114,8 +114,8 @@ def set_labels(server: Server, folder: Path, labels: Mapping[str, int]) -> None:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for what a server does by itself."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
         time.sleep(0.05)

@@ -1,6 +1,6 @@
-"""Write a small model as this version saves and exports it, with inputs and its answers: `python write_compatibility.py`.
+"""Save and export a small model with this version, and record its answers: `python write_compatibility.py`.
 
-It goes to `saved_models/compat/VERSION/tensorflow-MAJOR.MINOR/`, which Git keeps. Later versions must read it.
+The files go to `saved_models/compat/VERSION/tensorflow-MAJOR.MINOR/` and are committed. Later versions must read them.
 """
 
 import json
@@ -22,7 +22,7 @@ SIGNATURES = ("raw", "examples", "classify", "level_scores")
 
 
 def write(folder: Path) -> None:
-    """Write everything into a new folder."""
+    """Write the model, its export and the recorded answers into a new folder."""
     keras.utils.set_random_seed(1)
     schema = Schema({"user": Schema.string_categorical(), "price": Schema.float("standard")}, label="y")
     schema.adapt({name: values[:3] for name, values in ROWS.items()})
@@ -46,14 +46,14 @@ def write(folder: Path) -> None:
     example.features.feature["user"].bytes_list.value.append(b"bob")
     example.features.feature["price"].float_list.value.append(-1.0)
     texts = [example.SerializeToString(), b""]
-    padded = {name: from_json(own).numpy() for name, own in inputs_of_keras.items()}
+    padded = {name: from_json(array).numpy() for name, array in inputs_of_keras.items()}
     requests = [("serving_default", padded), ("raw", ROWS), ("level_scores", padded)]
     requests += [("examples", {"examples": texts}), ("classify", {"inputs": texts})]
     record(folder / "record.json", exported, requests)
 
 
 if __name__ == "__main__":
-    place = ROOT / kr.__version__ / f"tensorflow-{'.'.join(tf.__version__.split('.')[:2])}"
-    shutil.rmtree(place, ignore_errors=True)
-    write(place)
-    print(f"written to {place}")
+    folder = ROOT / kr.__version__ / f"tensorflow-{'.'.join(tf.__version__.split('.')[:2])}"
+    shutil.rmtree(folder, ignore_errors=True)
+    write(folder)
+    print(f"written to {folder}")

@@ -1,15 +1,15 @@
-/* Scores samples with an exported model through the TensorFlow C API: no Python, no Keras, no server.
+/* Scores samples with an exported model through TensorFlow's C API, without Python, Keras or a server.
  *
  *     score [options] MODEL_DIRECTORY < samples.txt
  *
- * MODEL_DIRECTORY is a version directory that keras_rafm.export wrote, such as saved_models/frappe/1. A line of the input
- * is a sample: feature ids with blanks between them, or id:value for a value other than 1. Printed is a line per sample:
- * all outputs of the signature, in the order of the first line, which names them.
+ * MODEL_DIRECTORY is a version directory that keras_rafm.export wrote, such as saved_models/frappe/1. Each line of the input
+ * is a sample: feature ids with blanks between them, or id:value for a value other than 1. The first line of the output
+ * names the outputs of the signature. Each further line holds the outputs for one sample, in that order.
  *
- *     --signature NAME   the signature to call, which takes `ids` and perhaps `values` (default: serving_default)
- *     --batch N          samples of a request (default: 256)
- *     --repeat N         send all requests N times, and tell the latency of the requests on stderr
- *     --threads N        threads within and between operations (default: TensorFlow's choice)
+ *     --signature NAME   the signature to call; its inputs must be `ids` and perhaps `values` (default: serving_default)
+ *     --batch N          number of samples per request (default: 256)
+ *     --repeat N         send all requests N times, and report their latency on stderr
+ *     --threads N        number of threads within and between operations (default: TensorFlow's choice)
  *
  * Exit status: 0; 1 if TensorFlow refuses the model or a request; 2 for wrong arguments or input.
  */
@@ -43,14 +43,14 @@ static void *allocate(void *memory, size_t size) {
   return memory;
 }
 
-/* ---- Signatures: the few fields of tensorflow.MetaGraphDef that are needed, read from its wire format. ---- */
+/* ---- Signatures: the needed fields of tensorflow.MetaGraphDef, read from its wire format. ---- */
 
 typedef struct {
   const uint8_t *at, *end;
 } Message;
 
 typedef struct {
-  unsigned number; /* of the field; 0 at the end of the message */
+  unsigned number; /* number of the field; 0 at the end of the message */
   uint64_t varint;
   Message bytes;
 } Field;
@@ -84,7 +84,7 @@ static Field next_field(Message *message) {
   return field;
 }
 
-/* The entry of a map<string, message>: its key is copied to `key`, its value returned. */
+/* Copies the key of an entry of a map<string, message> to `key`, and returns its value. */
 static Message map_entry(Message entry, char key[MAX_NAME]) {
   Message value = {NULL, NULL};
   key[0] = '\0';
@@ -112,27 +112,27 @@ typedef struct {
   int num_inputs, num_outputs;
 } Signature;
 
-/* tensorflow.TensorInfo: "operation:index" and a dtype. */
+/* Reads a tensorflow.TensorInfo, which holds "operation:index" and a dtype. */
 static void add_tensor(Tensor *tensors, int *count, Message entry, TF_Graph *graph) {
   if (*count == MAX_TENSORS) fail(1, "the signature has more than %d inputs or outputs", MAX_TENSORS);
   Tensor *tensor = &tensors[(*count)++];
-  char place[MAX_NAME] = "";
+  char output[MAX_NAME] = "";
   Message info = map_entry(entry, tensor->name);
   for (Field field; (field = next_field(&info)).number;) {
     if (field.number == 1) {
       size_t size = (size_t)(field.bytes.end - field.bytes.at);
       if (size >= MAX_NAME) fail(1, "a name in the model is too long");
-      memcpy(place, field.bytes.at, size);
-      place[size] = '\0';
+      memcpy(output, field.bytes.at, size);
+      output[size] = '\0';
     } else if (field.number == 2) {
       tensor->dtype = (TF_DataType)field.varint;
     }
   }
-  char *colon = strrchr(place, ':');
+  char *colon = strrchr(output, ':');
   if (colon != NULL) *colon = '\0';
-  tensor->output.oper = TF_GraphOperationByName(graph, place);
+  tensor->output.oper = TF_GraphOperationByName(graph, output);
   tensor->output.index = colon != NULL ? atoi(colon + 1) : 0;
-  if (tensor->output.oper == NULL) fail(1, "the model has no operation '%s'", place);
+  if (tensor->output.oper == NULL) fail(1, "the model has no operation '%s'", output);
 }
 
 static int by_name(const void *left, const void *right) {
@@ -140,23 +140,23 @@ static int by_name(const void *left, const void *right) {
 }
 
 static Signature find_signature(const TF_Buffer *meta_graph, TF_Graph *graph, const char *wanted) {
-  Signature found;
-  memset(&found, 0, sizeof found);
+  Signature result;
+  memset(&result, 0, sizeof result);
   Message message = {meta_graph->data, (const uint8_t *)meta_graph->data + meta_graph->length};
   for (Field field; (field = next_field(&message)).number;) {
     char name[MAX_NAME];
     if (field.number != 5) continue; /* MetaGraphDef.signature_def */
     Message signature = map_entry(field.bytes, name);
     if (strcmp(name, wanted) != 0) continue;
-    for (Field own; (own = next_field(&signature)).number;) {
-      if (own.number == 1) add_tensor(found.inputs, &found.num_inputs, own.bytes, graph);
-      if (own.number == 2) add_tensor(found.outputs, &found.num_outputs, own.bytes, graph);
+    for (Field entry; (entry = next_field(&signature)).number;) {
+      if (entry.number == 1) add_tensor(result.inputs, &result.num_inputs, entry.bytes, graph);
+      if (entry.number == 2) add_tensor(result.outputs, &result.num_outputs, entry.bytes, graph);
     }
-    qsort(found.outputs, (size_t)found.num_outputs, sizeof(Tensor), by_name);
-    return found;
+    qsort(result.outputs, (size_t)result.num_outputs, sizeof(Tensor), by_name);
+    return result;
   }
   fail(1, "the model has no signature '%s'", wanted);
-  return found;
+  return result;
 }
 
 /* ---- Samples: rows of ids and values. ---- */
@@ -164,7 +164,7 @@ static Signature find_signature(const TF_Buffer *meta_graph, TF_Graph *graph, co
 typedef struct {
   int64_t *ids;
   float *values;
-  size_t *ends; /* of each row */
+  size_t *ends; /* end of each row among the entries */
   size_t num_entries, num_rows;
   int has_values;
 } Samples;
@@ -184,7 +184,7 @@ static Samples read_samples(FILE *file) {
       if (is_number && *end == ':') {
         at = end + 1;
         value = strtof(at, &end);
-        is_number = end != at && strchr(" \t\r\n", *at) == NULL; /* blanks in front are skipped otherwise */
+        is_number = end != at && strchr(" \t\r\n", *at) == NULL; /* strtof would skip blanks */
         samples.has_values = 1;
       }
       if (!is_number || strchr(" \t\r\n", *end) == NULL)
@@ -210,12 +210,12 @@ static Samples read_samples(FILE *file) {
 
 static size_t start_of(const Samples *samples, size_t row) { return row == 0 ? 0 : samples->ends[row - 1]; }
 
-/* A tensor [rows, width] of the rows from `first` on: shorter ones are padded. */
+/* Returns a tensor [rows, width] of the rows from `first` on, with padding at the end of shorter rows. */
 static TF_Tensor *tensor_of(const Samples *samples, const Tensor *input, size_t first, size_t rows, size_t width) {
   int is_ids = strcmp(input->name, "ids") == 0;
-  if (!is_ids && strcmp(input->name, "values") != 0) fail(1, "don't know what to give to the input '%s'", input->name);
+  if (!is_ids && strcmp(input->name, "values") != 0) fail(1, "the inputs of the signature must be 'ids' and 'values', received '%s'", input->name);
   if (is_ids ? input->dtype != TF_INT32 && input->dtype != TF_INT64 : input->dtype != TF_FLOAT)
-    fail(1, "the input '%s' has the dtype %d", input->name, (int)input->dtype);
+    fail(1, "the input '%s' has the unsupported dtype %d", input->name, (int)input->dtype);
   int64_t shape[2] = {(int64_t)rows, (int64_t)width};
   TF_Tensor *tensor = TF_AllocateTensor(input->dtype, shape, 2, rows * width * TF_DataTypeSize(input->dtype));
   void *data = TF_TensorData(tensor);
@@ -223,14 +223,14 @@ static TF_Tensor *tensor_of(const Samples *samples, const Tensor *input, size_t 
     size_t start = start_of(samples, first + row), end = samples->ends[first + row];
     for (size_t column = 0; column < width; column++) {
       size_t to = row * width + column, from = start + column;
-      int is_there = from < end;
+      int is_present = from < end;
       if (!is_ids) {
-        ((float *)data)[to] = is_there ? samples->values[from] : 0;
+        ((float *)data)[to] = is_present ? samples->values[from] : 0;
       } else if (input->dtype == TF_INT64) {
-        ((int64_t *)data)[to] = is_there ? samples->ids[from] : PADDING_ID;
+        ((int64_t *)data)[to] = is_present ? samples->ids[from] : PADDING_ID;
       } else {
-        /* What int32 can't hold is as unknown as the padding is. */
-        int fits = is_there && samples->ids[from] >= INT32_MIN && samples->ids[from] <= INT32_MAX;
+        /* Ids that int32 can't hold are unknown, and padding has the same effect. */
+        int fits = is_present && samples->ids[from] >= INT32_MIN && samples->ids[from] <= INT32_MAX;
         ((int32_t *)data)[to] = fits ? (int32_t)samples->ids[from] : PADDING_ID;
       }
     }
@@ -256,7 +256,7 @@ static void print_row(const Signature *signature, TF_Tensor *const *results, siz
         case TF_DOUBLE: printf("%.17g", ((const double *)data)[at]); break;
         case TF_INT32: printf("%" PRId32, ((const int32_t *)data)[at]); break;
         case TF_INT64: printf("%" PRId64, ((const int64_t *)data)[at]); break;
-        default: fail(1, "the output '%s' has the dtype %d", signature->outputs[k].name, (int)TF_TensorType(results[k]));
+        default: fail(1, "the output '%s' has the unsupported dtype %d", signature->outputs[k].name, (int)TF_TensorType(results[k]));
       }
     }
   }
@@ -277,7 +277,7 @@ static double seconds(void) {
 static long number_of(const char *option, const char *text) {
   char *end;
   long number = text == NULL ? 0 : strtol(text, &end, 10);
-  if (number < 1 || number > 1000000000 || *end != '\0') fail(2, "%s takes a number from 1 on", option);
+  if (number < 1 || number > 1000000000 || *end != '\0') fail(2, "%s must be a number of at least 1", option);
   return number;
 }
 
@@ -319,8 +319,8 @@ int main(int num_arguments, char **arguments) {
   Samples samples = read_samples(stdin);
   int takes_values = 0;
   for (int k = 0; k < signature.num_inputs; k++) takes_values |= strcmp(signature.inputs[k].name, "values") == 0;
-  if (samples.has_values && !takes_values) fail(2, "there are values in the input, but the model takes none");
-  /* The model may want one width; rows of the request are padded to it, or to the longest of them. */
+  if (samples.has_values && !takes_values) fail(2, "the input must have no values: the model takes none");
+  /* Rows are padded to the width that the model takes, or to the longest row if it takes any width. */
   int64_t shape[2] = {-1, -1};
   size_t model_width = 0;
   for (int k = 0; k < signature.num_inputs; k++) {
@@ -328,7 +328,7 @@ int main(int num_arguments, char **arguments) {
     if (TF_GetCode(status) == TF_OK && shape[1] > 0) model_width = (size_t)shape[1];
   }
 
-  size_t num_requests = (samples.num_rows + batch - 1) / batch, told = 0;
+  size_t num_requests = (samples.num_rows + batch - 1) / batch, num_latencies = 0;
   double *latencies = allocate(NULL, num_requests * repeat * sizeof *latencies);
   for (int k = 0; k < signature.num_outputs; k++) printf("%s%s", k > 0 ? " " : "", signature.outputs[k].name);
   putchar('\n');
@@ -344,24 +344,24 @@ int main(int num_arguments, char **arguments) {
           fail(2, "line %zu: the model takes %zu ids, received %zu", row + 1, model_width, length);
         if (length > width) width = length;
       }
-      TF_Tensor *given[MAX_TENSORS], *results[MAX_TENSORS];
+      TF_Tensor *inputs[MAX_TENSORS], *results[MAX_TENSORS];
       double start = seconds();
       for (int k = 0; k < signature.num_inputs; k++)
-        given[k] = tensor_of(&samples, &signature.inputs[k], first, rows, width);
-      TF_SessionRun(session, NULL, feeds, given, signature.num_inputs, fetches, results, signature.num_outputs, NULL, 0,
+        inputs[k] = tensor_of(&samples, &signature.inputs[k], first, rows, width);
+      TF_SessionRun(session, NULL, feeds, inputs, signature.num_inputs, fetches, results, signature.num_outputs, NULL, 0,
                     NULL, status);
       check(status, "the request was refused");
-      latencies[told++] = seconds() - start;
+      latencies[num_latencies++] = seconds() - start;
       for (size_t row = 0; round == 0 && row < rows; row++) print_row(&signature, results, row, rows);
-      for (int k = 0; k < signature.num_inputs; k++) TF_DeleteTensor(given[k]);
+      for (int k = 0; k < signature.num_inputs; k++) TF_DeleteTensor(inputs[k]);
       for (int k = 0; k < signature.num_outputs; k++) TF_DeleteTensor(results[k]);
     }
   }
-  if (repeat > 1 && told > 0) {
-    /* Without the first round, in which everything is slower. */
-    size_t from = num_requests, counted = told - from;
+  if (repeat > 1 && num_latencies > 0) {
+    /* The first round is left out, because it is slower. */
+    size_t from = num_requests, counted = num_latencies - from;
     double total = 0;
-    for (size_t k = from; k < told; k++) total += latencies[k];
+    for (size_t k = from; k < num_latencies; k++) total += latencies[k];
     qsort(latencies + from, counted, sizeof *latencies, by_size);
     fprintf(stderr, "requests %zu p50_us %.1f p99_us %.1f samples_per_second %.0f\n", counted,
             1e6 * latencies[from + counted / 2], 1e6 * latencies[from + counted * 99 / 100],
