@@ -13,7 +13,7 @@ from keras_rafm.data.kafka.messages import MalformedMessageError
 from keras_rafm.data.known import KnownDataset, known_dataset
 from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 from keras_rafm.data.raw.skipped_rows import SkippedRows
-from keras_rafm.data.samples.libfm import libfm_dataset, read_libfm, write_libfm
+from keras_rafm.data.reading.libfm import libfm_dataset, read_libfm, write_libfm
 from keras_rafm.data.samples.samples import Samples
 from keras_rafm.data.samples.synthetic import Synthetic, synthetic
 from keras_rafm.data.schema import Schema

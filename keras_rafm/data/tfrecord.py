@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_rafm.data.columns.column import is_missing
-from keras_rafm.data.columns.encoder import as_raw_batch, is_frame
+from keras_rafm.data.columns.raw_batches import as_raw_batch, is_frame
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import is_gzip, is_remote
 from keras_rafm.data.schema import Schema

@@ -106,17 +106,17 @@ def test_sparse_columns_have_no_padding(wrong):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bool", "complex64"])
 @pytest.mark.parametrize("as_kind", [lambda ids: ids, sliced, lambda ids: {"ids": ids}])
 def test_ids_that_are_no_integers(as_kind, dtype):
-    with pytest.raises(TypeError, match=f"`data` must hold integer ids. Received ids of dtype {dtype}"):
+    with pytest.raises(TypeError, match=f"`data` must hold integer ids. Received: ids of dtype {dtype}"):
         count_features(as_kind(np.ones((2, 2), dtype)), 6)
 
 
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
-        ({"id": IDS}, ValueError, r"must have the key 'ids'. Received the keys \['id'\]"),
+        ({"id": IDS}, ValueError, r"must have the key 'ids'. Received: the keys \['id'\]"),
         ((), ValueError, "empty tuple"),
-        ("ids", TypeError, "Received str"),
-        (tf.SparseTensor([[0]], [1.0], [6]), ValueError, r"must be \[N, num_features\]. Received shape \(6,\)"),
+        ("ids", TypeError, "Received: str"),
+        (tf.SparseTensor([[0]], [1.0], [6]), ValueError, r"must be \[N, num_features\]. Received: shape \(6,\)"),
         (sliced(IDS).repeat(), ValueError, "must be finite"),
     ],
 )

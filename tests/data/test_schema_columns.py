@@ -160,7 +160,10 @@ def test_numbers_that_do_not_differ_stay_finite(scaling, data):
 
 def test_numbers_too_far_apart():
     message = message_of(ValueError, scaled, "min_max", [-3e38, 3e38], [0])
-    assert message == "column 'a': numbers from -3e+38 to 3e+38 are too far apart to be scaled in float32"
+    assert message == (
+        "column 'a': numbers to be scaled must differ by at most 3.40282e+38, the largest float32. "
+        "Received: numbers from -3e+38 to 3e+38"
+    )
 
 
 # Weights.
@@ -453,7 +456,7 @@ def test_before_adapt(use, tmp_path):
         ),
         ("string_categorical", {"combiner": "max"}, ValueError, "`combiner` must be one of 'sum', 'mean', 'sqrtn'. Rec"),
         ("string_categorical", {"combiner": "mean"}, ValueError, "`combiner` is for columns with several values"),
-        ("string_categorical", {"separator": ""}, ValueError, "`separator` must be a string that is not empty"),
+        ("string_categorical", {"separator": ""}, ValueError, "`separator` must be a non-empty string"),
         ("string_categorical", {"weight_separator": ":"}, ValueError, "`weight_separator` needs `separator`"),
         ("string_categorical", {"separator": "|", "weight_separator": "::"}, ValueError, "must be one character"),
         ("string_categorical", {"separator": "|", "weight_separator": "|"}, ValueError, "must differ from `separator`"),
@@ -491,21 +494,21 @@ def test_wrong_options_of_columns(make, options, kind, message):
         (["a"], {}, ValueError, "`features` must be a mapping of column names, at least one"),
         ({"a": "string"}, {}, ValueError, "column 'a' must be made by a function of Schema"),
         ({"a": "string_hashed"}, {}, ValueError, "column 'a' must be made by a function of Schema"),
-        ({1: "float"}, {}, TypeError, "names of columns must be strings that are not empty. Received: 1"),
-        ({"": "float"}, {}, TypeError, "names of columns must be strings that are not empty"),
+        ({1: "float"}, {}, TypeError, "names of columns must be non-empty strings. Received: 1"),
+        ({"": "float"}, {}, TypeError, "names of columns must be non-empty strings"),
         ({"a": "float"}, {"label": "a"}, ValueError, "a column must be declared once. Received twice: ['a']"),
         ({"a": "float"}, {"label": "b", "sample_weight": "b"}, ValueError, "Received twice: ['b']"),
         ({"a": "float", "b": Schema.string_categorical(multivalued=True, weights="a")}, {}, ValueError, "twice: ['a']"),
         ({"a": "float"}, {"label": 1}, TypeError, "`label` must be the name of a column. Received: label=1"),
         ({"a": "float"}, {"sample_weight": ["w"]}, TypeError, "`sample_weight` must be the name of a column"),
-        ({"a": "float"}, {"task": "ranking"}, ValueError, "`task` must be 'classification' or 'regression'"),
+        ({"a": "float"}, {"task": "ranking"}, ValueError, "`task` must be one of 'classification', 'regression'"),
         ({"a": "float"}, {"task": "regression", "positive_label": 1}, ValueError, "`positive_label` is for classification"),
-        ({"a": "float"}, {"positive_label": [1]}, TypeError, "`positive_label` must be a string that is not empty, or"),
+        ({"a": "float"}, {"positive_label": [1]}, TypeError, "`positive_label` must be a non-empty string or"),
         (
             {"a": "float"},
             {"positive_label": math.nan},
             TypeError,
-            "`positive_label` must be a string that is not empty, or",
+            "`positive_label` must be a non-empty string or",
         ),
     ],
 )

@@ -129,11 +129,11 @@ def test_regression_labels_are_the_score_with_noise():
         ({"features_per_field": 1}, ValueError, "`features_per_field` must be at least 2. Received: "),
         ({"ranks": ()}, ValueError, "`ranks` must be positive and increasing, at least one. Received: ranks=()"),
         ({"ranks": (4, 4)}, ValueError, "`ranks` must be positive and increasing, at least one. Received: ranks=(4, 4)"),
-        ({"ranks": (0, 4)}, ValueError, "`ranks` must be at least 1. Received: ranks=0"),
+        ({"ranks": (0, 4)}, ValueError, "`ranks` must be positive and increasing, at least one. Received: ranks=(0, 4)"),
         ({"exponent": -0.1}, ValueError, "`exponent` must be finite and at least 0. Received: exponent=-0.1"),
         ({"noise_std": np.nan}, ValueError, "`noise_std` must be finite and at least 0. Received: noise_std=nan"),
         ({"bias": np.inf}, ValueError, "`bias` must be finite. Received: bias=inf"),
-        ({"task": "ranking"}, ValueError, "`task` must be 'classification' or 'regression'. Received: task='ranking'"),
+        ({"task": "ranking"}, ValueError, "`task` must be one of 'classification', 'regression'. Received: task='ranking'"),
     ],
 )
 def test_wrong_arguments(given, kind, message):

@@ -14,23 +14,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_rafm.data.columns.column import Column, Learnt
+from keras_rafm.data.columns.learnt_columns import LearntColumns
 from keras_rafm.files.atomic import folder_beside, replace_directory
 
 _FORMAT, _FORMAT_VERSION = "keras_rafm.data.Schema", 1
 _JSON, _COUNTS, _VOCABULARY = "schema.json", "counts.npy", "vocabulary"
-
-
-class LearntColumns(NamedTuple):
-    """Columns and what was learnt of each, by name."""
-
-    columns: Mapping[str, Column]
-    learnt: Mapping[str, Learnt]
 
 
 def vocabulary_file(number: int) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import integer
 from keras_rafm.checks.constants import PADDING_ID
-from keras_rafm.data.reading.array_batches import (
+from keras_rafm.data.samples.array_batches import (
     Orders,
     declare_batch_size,
     declare_endless,

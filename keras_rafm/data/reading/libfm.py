@@ -17,7 +17,7 @@ from keras_rafm.checks.arguments import Task, integer
 from keras_rafm.checks.constants import PADDING_ID
 from keras_rafm.data.formats.libfm_grammar import LibfmFormat
 from keras_rafm.data.formats.libfm_parser import parse_file
-from keras_rafm.data.reading.array_batches import declare_batch_size, num_batches, read_ahead
+from keras_rafm.data.samples.array_batches import declare_batch_size, num_batches, read_ahead
 from keras_rafm.data.samples.rows import Rows
 from keras_rafm.data.samples.samples import Samples
 
