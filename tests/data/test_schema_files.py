@@ -88,7 +88,7 @@ def test_absent_files(saved, file):
 
 
 def test_absent_directory(tmp_path):
-    assert error_of_loading(tmp_path / "no", FileNotFoundError) == f"there is no schema directory {tmp_path / 'no'}"
+    assert error_of_loading(tmp_path / "no", FileNotFoundError) == f"schema directory not found: {tmp_path / 'no'}"
 
 
 @pytest.mark.parametrize("file", FILES)
