@@ -77,9 +77,9 @@ def test_wrong_dtypes(position, array, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"ids": (0, 1)}, "`ids` must be of shape [N, F]. Received shape (2,)"),
-        ({"values": ((1,), (1,))}, "`values` must be of the shape of `ids`, (2, 2). Received shape (2, 1)"),
-        ({"labels": ((0,), (1,))}, "`labels` must be of shape [2], one per row of `ids`. Received (2, 1)"),
+        ({"ids": (0, 1)}, "`ids` must be of shape [N, F]. Received: shape (2,)"),
+        ({"values": ((1,), (1,))}, "`values` must be of the shape of `ids`, (2, 2). Received: shape (2, 1)"),
+        ({"labels": ((0,), (1,))}, "`labels` must be of shape [2], one per row of `ids`. Received: shape (2, 1)"),
         ({"ids": ((0, 1), (-2, -1))}, "`ids` must be at least 0, or -1 for padding. Received: ids[1, 0]=-2"),
         (
             {"ids": ((0, 1), (-1, 7))},

@@ -60,7 +60,7 @@ class FileDatasets(abc.ABC):
 
         Args:
             paths: Files, folders and patterns such as `"train/*.parquet"`, one or several.
-            batch_size: `B`, rows per batch. A batch may have rows of several files.
+            batch_size: `B`, rows per batch. A batch may span files.
             training: `False` leaves out labels and sample weights, whose columns the files then need not have.
             file_format: Such as `CSVFormat(delimiter=";")`. By default it is inferred from the file names: `.csv`, `.tsv`,
                 `.parquet`, `.tfrecord`, `.avro`, `.libfm`, with or without `.gz`.

@@ -34,7 +34,7 @@ def streamed_batches(
         files: Names of the files.
         opener: Opens one file.
         encode: Maps a block of raw columns to tensors with one row per raw row; the first item is a dict with `"ids"`.
-        batch_size: `B`, rows per batch. A batch may have rows of several files.
+        batch_size: `B`, rows per batch. A batch may span files.
         drop_remainder: Leave out a last batch of fewer rows.
         orders: Draw a new order of files and of rows in every iteration; `None` keeps their order.
         shuffled_rows: The least number of rows held in memory to draw from.
