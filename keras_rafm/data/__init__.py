@@ -1,4 +1,4 @@
-"""Raw columns, samples in memory, readers, feature counts and synthetic data."""
+"""Data for RaFM models: schemas of raw columns, file formats, samples in memory, datasets by name, and feature counts."""
 
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.counting.features import count_features

@@ -228,7 +228,7 @@ class Schema(ColumnDeclarations, FileDatasets):
         return self.encoder()(raw)
 
     def encoder(self) -> Encoder:
-        """Return the `tf.Module` that maps raw batches; a model of one's own can track it."""
+        """Return the `tf.Module` that maps raw batches, which your own model can track as an attribute."""
         if self._encoder is None:
             with tf.init_scope():
                 self._encoder = self.new_encoder(tables_in_memory)

@@ -107,7 +107,9 @@ class Discretized(Column):
                 )
         elif self.binning == "quantile":
             if self.num_bins is None:
-                raise ValueError("one of `num_bins`, `bin_boundaries` and binning='log' must be given")
+                raise ValueError(
+                    "one of `num_bins`, `bin_boundaries` and binning='log' must be given. Received: none of them"
+                )
             as_positive_int(self, "num_bins")
             if self.num_bins < 2:
                 raise ValueError(f"`num_bins` must be at least 2. Received: num_bins={self.num_bins}")

@@ -1,4 +1,4 @@
-"""Datasets of files for whatever encodes raw columns: the reading half of `Schema`."""
+"""The file-reading functions of `Schema`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_rafm.data.reading.refused_rows import explain_files
 
 
 class FileDatasets(abc.ABC):
-    """The file-reading functions of `Schema`."""
+    """The file-reading functions of `Schema`, for any class that encodes batches of raw columns."""
 
     @abc.abstractmethod
     def raw_columns(self, training: bool) -> list[RawColumn]:
