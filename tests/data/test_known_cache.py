@@ -19,7 +19,7 @@ pytestmark = pytest.mark.one_tensorflow
 
 class TestCache:
     @pytest.mark.parametrize("name", list(FAKES))
-    def test_made_once(self, source, load, tmp_path, name):
+    def test_is_written_once(self, source, load, tmp_path, name):
         path = write_fake(name, source)
         first = load(name, path)
         before = state(tmp_path)
@@ -38,7 +38,7 @@ class TestCache:
         assert cache.cache_root(None) == Path.home() / ".keras" / "keras_rafm"
         assert cache.cache_root("~/other") == Path.home() / "other"
 
-    def test_follows_what_is_in_the_files(self, source, load):
+    def test_depends_on_the_content_of_the_files(self, source, load):
         path = write_fake("criteo", source)
         first = load("criteo", path).train
         os.utime(path / "train.txt", ns=(1, 1))
@@ -46,7 +46,7 @@ class TestCache:
         write_folder(source, {"train.txt": FAKES["criteo"].files["train.txt"].replace(b"\t2\t", b"\t7\t")})
         assert load("criteo", path).train != first
 
-    def test_large_files_are_told_apart_by_size_time_and_ends(self, tmp_path, monkeypatch):
+    def test_large_files_are_identified_by_size_time_and_ends(self, tmp_path, monkeypatch):
         monkeypatch.setattr(cache, "_HASHED_WHOLE", 100)
         monkeypatch.setattr(cache, "_HASHED_ENDS", 10)
         path = tmp_path / "large"
@@ -65,7 +65,7 @@ class TestCache:
         return str(cache.fingerprint([path]))
 
     @pytest.mark.parametrize("damage", ["truncated", "absent", "no contents", "bad contents", "a file in its place"])
-    def test_what_is_not_whole_is_made_anew(self, source, load, damage):
+    def test_an_incomplete_folder_is_written_again(self, source, load, damage):
         path = write_fake("movielens-1m", source)
         dataset = load("movielens-1m", path)
         expected = rows_of(dataset, "train")
@@ -84,7 +84,7 @@ class TestCache:
         again = load("movielens-1m", path)
         assert again.train == dataset.train
         assert rows_of(again, "train") == expected
-        assert [own.name for own in file.parent.parent.iterdir()] == [file.parent.name]
+        assert [folder.name for folder in file.parent.parent.iterdir()] == [file.parent.name]
 
     def test_an_error_leaves_nothing(self, source, load, tmp_path):
         files = dict(FAKES["movielens-1m"].files)
@@ -96,7 +96,7 @@ class TestCache:
         write_folder(source, FAKES["movielens-1m"].files)
         assert load("movielens-1m", path).num_rows["train"] == 40
 
-    def test_what_killed_processes_left_is_removed_after_a_day(self, source, load, tmp_path):
+    def test_leftovers_of_killed_processes_are_removed_after_a_day(self, source, load, tmp_path):
         old, new = (tmp_path / "cache" / f".making-yelp-{name}" for name in ("old", "new"))
         for folder in (old, new):
             (folder / "files").mkdir(parents=True)
@@ -124,7 +124,7 @@ class TestCache:
         assert text_of(made.files["train"]) == b"fast"
         assert len(list(tmp_path.iterdir())) == 1
 
-    def test_that_can_not_be_written(self, source, tmp_path):
+    def test_a_cache_that_can_not_be_written(self, source, tmp_path):
         (tmp_path / "file").write_text("")
         path = write_fake("yelp", source)
         with pytest.raises(
@@ -132,7 +132,7 @@ class TestCache:
         ):
             known_dataset("yelp", path, cache_dir=tmp_path / "file" / "cache")
 
-    def test_others_may_read_it(self, source, load):
+    def test_other_users_may_read_it(self, source, load):
         file = Path(load("yelp", write_fake("yelp", source)).train[0])
         expected = source.stat().st_mode
         assert file.parent.stat().st_mode == expected
@@ -141,7 +141,7 @@ class TestCache:
 class TestDownload:
     @pytest.fixture
     def publish(self, tmp_path, monkeypatch):
-        """Let the archive of a dataset be somewhere else, with a checksum."""
+        """Replace the address of a dataset's archive by a local file, and its checksum."""
 
         def publish(name, md5=None):
             archive = write_fake(name, tmp_path / "web", "archive")
@@ -159,7 +159,7 @@ class TestDownload:
         assert Counter(map(str, rows_of(dataset, "test"))) == Counter(map(str, rows_of(load(name, archive), "test")))
         assert (tmp_path / "cache" / archive.name).read_bytes() == archive.read_bytes()
         shutil.rmtree(archive.parent)
-        (tmp_path / "cache" / archive.name).unlink()  # the files made from it are enough
+        (tmp_path / "cache" / archive.name).unlink()  # the files written from it are enough
         assert load(name).train == dataset.train
 
     def test_uses_an_archive_put_in_its_place(self, load, publish, tmp_path):
@@ -205,7 +205,7 @@ class TestDownload:
             ("yelp", ["user_business.dat, business_city.dat, business_category.dat", "librahu/HIN-Datasets"]),
         ],
     )
-    def test_of_what_is_not_downloaded(self, load, name, parts):
+    def test_datasets_that_are_not_downloaded(self, load, name, parts):
         with pytest.raises(FileNotFoundError, match=f"^{name} is not downloaded: ") as error:
             load(name)
         for part in [*parts, "Licence: ", f"known_dataset('{name}', path='that folder')"]:

@@ -53,8 +53,8 @@ class TestFakes:
         compressed = container in ("gzip", "archive", "folder with the archive")
         assert all(file.endswith(".gz") == compressed for split in splits.SPLITS for file in getattr(dataset, split))
 
-    @pytest.mark.parametrize("container", [own for own in CONTAINERS if own != "folder with the archive"])
-    def test_frappe_is_as_the_authors_split_it(self, source, load, container):
+    @pytest.mark.parametrize("container", [container for container in CONTAINERS if container != "folder with the archive"])
+    def test_frappe_keeps_the_split_of_its_authors(self, source, load, container):
         dataset = load("frappe", write_fake("frappe", source, container))
         assert dataset.num_rows == FRAPPE_SIZES
         for split in splits.SPLITS:
@@ -65,7 +65,7 @@ class TestFakes:
         np.testing.assert_array_equal(inputs["ids"], [[0, 5381], [1, 5380]])
         np.testing.assert_array_equal(labels, [[1], [0]])
 
-    def test_frappe_takes_the_reconstructed_file_where_the_authors_is_absent(self, source, load):
+    def test_frappe_takes_the_reconstructed_file_if_that_of_the_authors_is_absent(self, source, load):
         files = dict(FAKES["frappe"].files)
         files["frappe.train.reconstructed.libfm"] = files.pop("frappe.train.libfm")
         assert load("frappe", write_folder(source, files)).num_rows == FRAPPE_SIZES
@@ -95,7 +95,7 @@ class TestFakes:
             assert text
             assert "\n" not in text
 
-    def test_genres_are_values_of_their_own(self, source, load):
+    def test_each_genre_is_a_value(self, source, load):
         dataset = load("movielens-100k", write_fake("movielens-100k", source))
         dataset.schema.adapt(dataset.train, file_format=dataset.file_format)
         assert sorted(dataset.schema.vocabulary("genres")) == sorted(GENRES)
@@ -136,7 +136,7 @@ class TestFakes:
         write_folder(source, {"sample": gzip.compress(text) if packed else text})
         assert sum(load(name, source / "sample").num_rows.values()) == NUM_ROWS
 
-    def test_last_line_without_an_end_and_blank_lines(self, source, load):
+    def test_blank_lines_and_a_last_line_without_line_end(self, source, load):
         text = FAKES["criteo"].files["train.txt"].replace(b"\n", b"\r\n").rstrip()
         write_folder(source, {"train.txt": b"\n" + text})
         dataset = load("criteo", source)
@@ -165,7 +165,7 @@ class TestFakes:
 
 class TestSplitSeed:
     @pytest.mark.parametrize("name", DRAWN)
-    def test_other_seeds_draw_other_rows(self, source, load, name):
+    def test_another_seed_draws_other_rows(self, source, load, name):
         path = write_fake(name, source)
         by_seed = {seed: rows_of(load(name, path, split_seed=seed), "train") for seed in (20190512, 1)}
         assert by_seed[20190512] == rows_of(load(name, path), "train")
@@ -173,7 +173,7 @@ class TestSplitSeed:
         assert by_seed[1] == rows_of(load(name, path, split_seed=1), "train")
 
     @pytest.mark.parametrize("name", ["frappe", "criteo", "avazu"])
-    def test_is_refused_where_nothing_is_drawn(self, source, load, name):
+    def test_datasets_without_a_random_split_refuse_a_seed(self, source, load, name):
         with pytest.raises(
             ValueError, match=f"`split_seed` is for random splits, and the split of {name} is not random.*=3"
         ):
@@ -186,11 +186,11 @@ class TestSplitSeed:
 
 
 class TestRealData:
-    """Real data: an independent reader has the same rows, and `benchmarks` trains on them."""
+    """Real data: `known_dataset` yields the same rows as an independent reader."""
 
     @staticmethod
     def check_same(dataset, expected_rows, columns, label):
-        ids = {}  # (column, value) -> the id that the independent reader gave it
+        ids = {}  # by column and value, the id that the independent reader assigned
         for split in splits.SPLITS:
             rows = rows_of(dataset, split)
             assert len(rows) == len(expected_rows[split].ids) == dataset.num_rows[split]
@@ -198,8 +198,8 @@ class TestRealData:
             for row, expected in zip(rows, expected_rows[split].ids, strict=True):
                 features = [(column, value) for column in columns for value in row[column].split("|") if value]
                 assert len(features) == len(expected)
-                for feature, own in zip(features, expected, strict=True):
-                    assert ids.setdefault(feature, own) == own
+                for feature, id_ in zip(features, expected, strict=True):
+                    assert ids.setdefault(feature, id_) == id_
         assert len(set(ids.values())) == len(ids)
 
     @needs(ML_100K)

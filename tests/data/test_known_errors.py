@@ -34,13 +34,13 @@ class TestErrors:
     @pytest.mark.parametrize(("name", "missing"), [("movielens-100k", "u.genre"), ("movielens-1m", "users.dat")])
     @pytest.mark.parametrize("container", ["plain", "archive"])
     def test_missing_file(self, source, load, name, missing, container):
-        files = {own: text for own, text in FAKES[name].files.items() if own != missing}
+        files = {file: text for file, text in FAKES[name].files.items() if file != missing}
         path = write_folder(source, files) if container == "plain" else write_archive(source / "a.zip", files, "inner")
         with pytest.raises(FileNotFoundError) as error:
             load(name, path)
         message = str(error.value)
         assert f"{path} lacks {missing} of {name}, which needs" in message
-        assert all(own in message for own in files)
+        assert all(file in message for file in files)
 
     def test_wrong_folder(self, source, load):
         path = write_fake("yelp", source)

@@ -81,7 +81,7 @@ def test_data_frames_and_their_missing_values(make):
     "make", [pl.Series, lambda values: pd.Series(values, dtype="Int64"), lambda values: np.array(values, object)]
 )
 def test_large_integers_beside_a_missing_one(make):
-    """An array of floats would round them."""
+    """An array of floats would round the large integers."""
     schema = Schema({"i": "integer_categorical"})
     schema.adapt({"i": make([2**60 + 1, 2**60 + 3, None])})
     assert schema.vocabulary("i")[2:] == [str(2**60 + 1), str(2**60 + 3)]
@@ -119,20 +119,20 @@ def test_absent_columns_and_different_lengths():
     assert "Received: list" in message_of(TypeError, schema, [1.0])
 
 
-class TestColumnsThatDontFit:
+class TestMismatches:
     schema = Schema({"user": "string_categorical", "price": "float"})
 
     @pytest.fixture(autouse=True)
     def _adapt(self) -> None:
         self.schema.adapt({"user": ["ann"], "price": [1.0]})
 
-    def test_different_numbers_of_rows_are_named_in_a_graph_too(self) -> None:
+    def test_graphs_report_different_numbers_of_rows(self) -> None:
         specs = {"user": tf.TensorSpec([None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
         in_graph = tf.function(self.schema).get_concrete_function(specs)
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"the columns user, price must have equally many rows"):
             in_graph({"user": tf.constant(["ann", "bob"]), "price": tf.constant([1.0])})
 
-    def test_several_values_of_a_column_without_lists_are_told_in_a_graph_too(self) -> None:
+    def test_graphs_report_several_values_in_a_column_without_lists(self) -> None:
         specs = {"user": tf.TensorSpec([None, None], tf.string), "price": tf.TensorSpec([None], tf.float32)}
         in_graph = tf.function(self.schema).get_concrete_function(specs)
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"user.* must be of shape \[batch\] or \[batch, 1\]"):

@@ -64,9 +64,9 @@ def test_labels(in_graph):
     ],
 )
 def test_wrong_labels_and_sample_weights(labels, weights, options, message, in_graph):
-    found = message_of(INVALID, targets_of, labels, weights, in_graph, **options)
+    received = message_of(INVALID, targets_of, labels, weights, in_graph, **options)
     for part in message.split(". "):
-        assert part in re.sub(r"[\\\[\]]", "", found)
+        assert part in re.sub(r"[\\\[\]]", "", received)
 
 
 def test_labels_of_another_dtype():
@@ -74,7 +74,7 @@ def test_labels_of_another_dtype():
     assert "column 'y' must be of dtype string" in message_of(TypeError, targets_of, [1], positive_label="1")
 
 
-def test_training_batch_needs_a_label_and_as_many_as_rows():
+def test_training_batch_needs_one_label_per_row():
     assert "label" in message_of(ValueError, adapted("float", [1.0]).training_batch, {"a": [1.0]})
     schema = adapted("float", [1.0], label="y", sample_weight="w")
     for raw, numbers in [

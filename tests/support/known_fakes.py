@@ -10,7 +10,7 @@ from pathlib import Path
 NUM_ROWS = 50
 NUM_USERS, NUM_ITEMS = 7, 5
 GENRES = ("unknown", "Action", "Film-Noir", "Sci-Fi")
-FLAGS = ("0101", "1000", "0010", "0111", "0000")  # of the items, from 1
+FLAGS = ("0101", "1000", "0010", "0111", "0000")  # genre flags of each item, from item 1
 AVAZU_COLUMNS = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,"
     "device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
@@ -22,7 +22,7 @@ def genres_of(item, none=""):
 
 
 def ratings(rating="{}"):
-    """User, item, rating and time: every row is another one."""
+    """Yield user, item, rating and time of each row; no two rows are equal."""
     for row in range(NUM_ROWS):
         yield row % NUM_USERS + 1, row % NUM_ITEMS + 1, rating.format(row % 5 + 1), 1_000_000_000 + row
 
@@ -36,11 +36,11 @@ def lines(rows, separator, head=()):
 
 
 def joined(rating="{}", *, has_users, none=""):
-    """Rows as they have to become, as strings by column."""
+    """Yield the rows that `known_dataset` must write, as strings by column."""
     for user, item, stars, _ in ratings(rating):
         age, gender, occupation = user_of(user)
-        own = {"age": str(age), "gender": gender, "occupation": str(occupation)} if has_users else {}
-        yield {"user": str(user), **own, "item": str(item), "genres": genres_of(item, none), "rating": stars}
+        user_fields = {"age": str(age), "gender": gender, "occupation": str(occupation)} if has_users else {}
+        yield {"user": str(user), **user_fields, "item": str(item), "genres": genres_of(item, none), "rating": stars}
 
 
 def ml_100k():
@@ -90,8 +90,8 @@ def yelp():
 def yelp_rows():
     for user, business, stars, _ in ratings():
         place = {"city": str(business * 10), "categories": "|".join(map(str, range(business)))}
-        own = place if business < 5 else {"city": "", "categories": ""}
-        yield {"user": str(user), "business": str(business), **own, "stars": stars}
+        fields = place if business < 5 else {"city": "", "categories": ""}
+        yield {"user": str(user), "business": str(business), **fields, "stars": stars}
 
 
 FRAPPE_SIZES = {"train": 30, "validation": 12, "test": 8}
@@ -140,13 +140,13 @@ def criteo_rows():
 
 @dataclasses.dataclass(frozen=True)
 class Fake:
-    """A dataset in the authors' layout.
+    """A small dataset in the authors' layout.
 
     Attributes:
-        files: Their contents by name.
-        rows: What they have to become, in the authors' order.
-        folder: Which folder of the archive they are in.
-        archive: What the archive is called.
+        files: The contents of the authors' files, by name.
+        rows: The rows that `known_dataset` must write, in the authors' order.
+        folder: The folder of the files in the archive.
+        archive: The name of the archive.
     """
 
     files: dict[str, bytes]
@@ -178,7 +178,7 @@ FAKES = {
 }
 DRAWN = [name for name in FAKES if name.startswith("movielens") or name == "yelp"]
 CONTAINERS = ("plain", "gzip", "archive", "folder with the archive", "folder in a folder")
-# The authors of Yelp publish no archive with a name of its own.
+# The authors of Yelp publish no archive.
 NAMES_AND_CONTAINERS = [
     (name, container)
     for name in FAKES
@@ -227,16 +227,15 @@ def text_of(files):
 
 
 def rows_of(dataset, split):
-    """Rows as strings by column."""
+    """Return the rows of a split as strings by column."""
     rows = []
     for file in getattr(dataset, split):
         text = text_of([file]).decode()
         names = dataset.file_format.column_names
-        own = [
-            line.split(dataset.file_format.delimiter) for line in text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-        ]
-        names, own = (own[0], own[1:]) if names is None else (names, own)
-        rows += [dict(zip(names, row, strict=True)) for row in own]
+        lines_of_file = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        fields = [line.split(dataset.file_format.delimiter) for line in lines_of_file]
+        names, fields = (fields[0], fields[1:]) if names is None else (names, fields)
+        rows += [dict(zip(names, row, strict=True)) for row in fields]
     return rows
 
 
