@@ -41,9 +41,9 @@ class Schema(ColumnDeclarations, FileDatasets):
         features: Columns by name. A column is what a function such as `Schema.string_categorical()` returns, or the name of
             such a function if it needs no options, such as `"string_categorical"`.
         label: The column of labels, if there is one.
-        task: With `"classification"` labels are 0 and 1, or −1 and 1, or any two classes that `positive_label` separates.
-            With `"regression"` they are numbers.
-        positive_label: The label (a string or a number) that counts as 1 in classification; all others count as 0.
+        task: With `"classification"` labels are 0 and 1, or −1 and 1, unless there is a `positive_label`. With
+            `"regression"` they are numbers.
+        positive_label: The label (a string or a number) that counts as 1 in classification; all other labels count as 0.
         sample_weight: The column of sample weights, numbers of 0 or more, if there is one.
 
     Raises:

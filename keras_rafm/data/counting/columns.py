@@ -41,7 +41,7 @@ def count_values(
     """Count the values of `columns` (by name) in raw data. See `Schema.adapt` for the other arguments and errors."""
     raw_columns = [raw for name, column in columns.items() for raw in column.raw_columns(name)]
     if _names_files(data):
-        return _count_files(columns, raw_columns, data, file_format, on_error, progress)
+        return _count_files(columns, raw_columns, data, file_format=file_format, on_error=on_error, progress=progress)
     if file_format is not None or on_error is not None:
         raise ValueError(f"`file_format` and `on_error` are for files. Received data of type {type(data).__name__}")
     if isinstance(data, tf.data.Dataset):
@@ -62,6 +62,7 @@ def is_counted(data: Any) -> bool:
 
 
 def _names_files(data: Any) -> bool:
+    """Whether `data` is a path or a sequence of paths."""
     if isinstance(data, str | os.PathLike):
         return True
     return isinstance(data, Sequence) and all(isinstance(item, str | os.PathLike) for item in data)
@@ -71,6 +72,7 @@ def _count_files(
     columns: Mapping[str, Column],
     raw_columns: list[RawColumn],
     paths: Any,
+    *,
     file_format: FileFormat | None,
     on_error: OnError | None,
     progress: Progress | None,
@@ -112,6 +114,7 @@ def _count_with_duckdb(
 
 
 def _parts(columns: Mapping[str, Column], raw: Mapping[str, Any]) -> list[Parts]:
+    """Return the values of all columns, after the checks of lists and weights."""
     return [column.parts(dict(raw), name) for name, column in columns.items()]
 
 

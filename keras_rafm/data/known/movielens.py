@@ -73,6 +73,8 @@ def _write(writer: SplitWriter, sources: Mapping[str, Source], seed: int, *, tex
 
 
 class _NoFields(dict[str, str]):
+    """No further fields for any user."""
+
     def __missing__(self, key: str) -> str:
         return ""
 

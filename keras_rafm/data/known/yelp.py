@@ -48,6 +48,7 @@ class _Businesses(dict[str, str]):
 
 
 def _by_business(source: Source, what: str) -> dict[str, list[str]]:
+    """Return the values (cities or categories) of each business."""
     values: dict[str, list[str]] = {}
     for business, value, _ in split_rows(source, "\t", ("business", what, "weight")):
         values.setdefault(business, []).append(value)

@@ -69,7 +69,13 @@ def streamed_batches(
         if orders is None and _has_fixed_shapes(encoded.element_spec):
             return encoded.rebatch(batch_size, drop_remainder)
         row_orders = None if orders is None else _RowOrders(orders, first_order)
-        return _rebatched(encoded, batch_size, drop_remainder, row_orders, 0 if orders is None else shuffled_rows)
+        return _rebatched(
+            encoded,
+            batch_size,
+            drop_remainder=drop_remainder,
+            row_orders=row_orders,
+            least_held_rows=0 if orders is None else shuffled_rows,
+        )
 
     if orders is None:
         return epoch_batches(tf.constant(0, tf.int64))

@@ -60,7 +60,7 @@ class Orders:
             return tf.identity(first)
 
     def order(self, number: tf.Tensor, num_rows: int) -> tf.Tensor:
-        """Return the order with a number: a permutation of the rows, int64 `[num_rows]`."""
+        """Return the order of this number: a permutation of the rows, int64 `[num_rows]`."""
         return tf.random.experimental.stateless_shuffle(tf.range(num_rows, dtype=tf.int64), [self._seed, number])
 
 
@@ -142,7 +142,7 @@ def gathered_batches(
     row_bytes = sum(t.dtype.size * math.prod(t.shape[1:]) for t in keras.tree.flatten(tensors) if t.dtype.size)
     rows_at_once = min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, row_bytes))
     block_size = max(1, rows_at_once // batch_size) * batch_size
-    blocks = _blocks_of_rows(num_samples, num_rows, block_size, orders, epochs).map(gathered)
+    blocks = _blocks_of_rows(num_samples, num_rows, size=block_size, orders=orders, epochs=epochs).map(gathered)
     remainder = num_rows % batch_size
     sizes = np.array([batch_size] * (number - 1) + [remainder], np.int64) if remainder else batch_size
     batches = blocks.rebatch(sizes, drop_remainder)

@@ -146,7 +146,11 @@ class Samples:
         orders = Orders(seed) if shuffle else None
 
         def batches(epochs: int | None) -> tf.data.Dataset:
-            return read_ahead(gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs))
+            return read_ahead(
+                gathered_batches(
+                    arrays, len(self), batch_size=size, drop_remainder=drop_remainder, orders=orders, epochs=epochs
+                )
+            )
 
         return declare_batch_size(declare_endless(batches(None), batches), size)
 
