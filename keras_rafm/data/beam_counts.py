@@ -37,7 +37,7 @@ _SUFFIX = ".jsonl.gz"
 _SHARD = re.compile(r"^(.*)-([0-9]{5,})-of-([0-9]{5,})(\..*)?$", re.DOTALL)
 
 
-class _Declared(NamedTuple):
+class DeclaredColumn(NamedTuple):
     """The properties of a column that workers need."""
 
     name: str
@@ -71,18 +71,18 @@ class CountValues(_PTransform):
         super().__init__()
         if not isinstance(schema, Schema):
             raise TypeError(f"`schema` must be a Schema. Received: {type(schema).__name__}")
-        self._declared = _declared(schema)
+        self._declared = declared_columns(schema)
 
     def expand(self, pcoll: Any) -> Any:
         """Build the transform. Beam calls it."""
         names = [column.name for column in self._declared]
-        values_of = _value_reader([tuple(column) for column in self._declared])
+        values_of = value_reader([tuple(column) for column in self._declared])
         key_type = tuple[int, Any]
         return (
             pcoll
             | "Values" >> beam.FlatMap(values_of).with_output_types(key_type)
             | "Count" >> beam.combiners.Count.PerElement()
-            | "Names" >> beam.Map(_column_namer(names)).with_output_types(tuple[str, Any, int])
+            | "Names" >> beam.Map(column_namer(names)).with_output_types(tuple[str, Any, int])
         )
 
 
@@ -104,7 +104,7 @@ class WriteCounts(_PTransform):
         """Build the transform. Beam calls it."""
         return (
             pcoll
-            | "Lines" >> beam.Map(_line_formatter()).with_output_types(str)
+            | "Lines" >> beam.Map(line_formatter()).with_output_types(str)
             | "Write" >> beam.io.WriteToText(self._prefix, file_name_suffix=_SUFFIX, num_shards=self._num_shards)
         )
 
@@ -122,7 +122,7 @@ def read_counts(pattern: str | os.PathLike[str], schema: Schema) -> dict[str, Va
         ValueError: A file of a run is missing or damaged, a column has no counts, or a value is of another kind than its
             column.
     """
-    columns = {column.name: column for column in _declared(schema)}
+    columns = {column.name: column for column in declared_columns(schema)}
     totals: dict[str, dict[Any, int]] = {name: defaultdict(int) for name in columns}
     for path in _files(os.fspath(pattern)):
         for line_number, (name, value, count) in enumerate(_lines(path), start=1):
@@ -139,12 +139,13 @@ def read_counts(pattern: str | os.PathLike[str], schema: Schema) -> dict[str, Va
     return result
 
 
-def _declared(schema: Schema) -> list[_Declared]:
+def declared_columns(schema: Schema) -> list[DeclaredColumn]:
+    """Return the properties of the columns of a schema, without labels and sample weights."""
     columns = []
     for name, column in schema.columns.items():
         is_list = column.raw_columns(name)[0].is_list
         options = (getattr(column, option, None) for option in ("separator", "weight_separator", "weights"))
-        columns.append(_Declared(name, column.dtype, is_list, *options))
+        columns.append(DeclaredColumn(name, column.dtype, is_list, *options))
     return columns
 
 
@@ -152,13 +153,13 @@ def _declared(schema: Schema) -> list[_Declared]:
 # by name only, to be imported from a package that workers may not have. So nested functions use nothing of this module.
 
 
-def _value_reader(columns: list[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]], Iterable[tuple[int, Any]]]:
+def value_reader(columns: list[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]], Iterable[tuple[int, Any]]]:
     """Return a function that yields the values of a row, each with the number of its column.
 
     For a column without a value it yields `None`.
 
     Args:
-        columns: The columns, as plain tuples of the fields of `_Declared`.
+        columns: The columns, as plain tuples of the fields of `DeclaredColumn`.
     """
     number_pattern, missing_integer = NUMBER_PATTERN, MISSING_INTEGER
 
@@ -254,7 +255,7 @@ def _value_reader(columns: list[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]
     return values_of
 
 
-def _column_namer(names: list[str]) -> Callable[[tuple[tuple[int, Any], int]], tuple[str, Any, int]]:
+def column_namer(names: list[str]) -> Callable[[tuple[tuple[int, Any], int]], tuple[str, Any, int]]:
     """Return a function that maps `((column number, value), count)` to `(column name, value, count)`."""
 
     def named(counted: tuple[tuple[int, Any], int]) -> tuple[str, Any, int]:
@@ -264,7 +265,7 @@ def _column_namer(names: list[str]) -> Callable[[tuple[tuple[int, Any], int]], t
     return named
 
 
-def _line_formatter() -> Callable[[tuple[str, Any, int]], str]:
+def line_formatter() -> Callable[[tuple[str, Any, int]], str]:
     """Return a function that formats `(column name, value, count)` as a line of JSON."""
 
     def line(counted: tuple[str, Any, int]) -> str:

@@ -138,18 +138,18 @@ def test_missing_values_may_be_none_or_absent(tmp_path):
     ],
 )
 def test_rows_that_do_not_match_the_declaration(row, kind, message):
-    from keras_rafm.data.beam_counts import _declared, _value_reader
+    from keras_rafm.data.beam_counts import declared_columns, value_reader
 
     with pytest.raises(kind) as caught:
-        list(_value_reader([tuple(column) for column in _declared(SCHEMA)])(row))
+        list(value_reader([tuple(column) for column in declared_columns(SCHEMA)])(row))
     assert message in str(caught.value)
 
 
 def test_workers_need_neither_this_package_nor_tensorflow(tmp_path):
     from keras_rafm.data import beam_counts
 
-    values_of = beam_counts._value_reader([tuple(column) for column in beam_counts._declared(SCHEMA)])
-    parts = [values_of, beam_counts._column_namer(list(SCHEMA.columns)), beam_counts._line_formatter()]
+    values_of = beam_counts.value_reader([tuple(column) for column in beam_counts.declared_columns(SCHEMA)])
+    parts = [values_of, beam_counts.column_namer(list(SCHEMA.columns)), beam_counts.line_formatter()]
     pickled = tmp_path / "pickled"
     pickled.write_bytes(pickler.dumps(parts))
     row = random_rows(1)[0]
