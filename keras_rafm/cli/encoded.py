@@ -16,7 +16,7 @@ from keras_rafm.data import Schema
 from keras_rafm.data.formats.base import FileFormat
 from keras_rafm.data.raw.errors import OnError
 from keras_rafm.data.raw.files import is_gzip
-from keras_rafm.data.reading.array_batches import (
+from keras_rafm.data.samples.array_batches import (
     Orders,
     declare_batch_size,
     declare_endless,

@@ -1,4 +1,4 @@
-"""Raw columns, samples in memory, readers, feature counts and synthetic data."""
+"""Data for RaFM models: schemas of raw columns, file formats, samples in memory, datasets by name, and feature counts."""
 
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.counting.features import count_features
@@ -13,7 +13,7 @@ from keras_rafm.data.kafka.messages import MalformedMessageError
 from keras_rafm.data.known import KnownDataset, known_dataset
 from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 from keras_rafm.data.raw.skipped_rows import SkippedRows
-from keras_rafm.data.samples.libfm import libfm_dataset, read_libfm, write_libfm
+from keras_rafm.data.reading.libfm import libfm_dataset, read_libfm, write_libfm
 from keras_rafm.data.samples.samples import Samples
 from keras_rafm.data.samples.synthetic import Synthetic, synthetic
 from keras_rafm.data.schema import Schema

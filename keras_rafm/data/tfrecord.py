@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_rafm.data.columns.column import is_missing
-from keras_rafm.data.columns.encoder import as_raw_batch, is_frame
+from keras_rafm.data.columns.raw_batches import as_raw_batch, is_frame
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import is_gzip, is_remote
 from keras_rafm.data.schema import Schema
@@ -24,22 +24,22 @@ _LISTS = {
 
 
 def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, training: bool = True) -> int:
-    """Write raw rows for `TFRecordFormat`, one `tf.train.Example` each. Missing values are left out of it.
+    """Write each raw row as a `tf.train.Example`, for `TFRecordFormat`. Missing values are left out of the example.
 
-    A local file takes its name when it is complete.
+    A local file is written atomically.
 
     Args:
-        path: The file; compressed by gzip if its name ends with `.gz`.
+        path: The file. It is compressed with gzip if its name ends with `.gz`.
         data: Raw columns as a mapping of arrays or a data frame, or batches of them, such as `schema.raw_dataset(…)`.
-        schema: Says which columns there are.
+        schema: Declares the columns.
         training: `False` leaves out labels and sample weights.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
         TypeError: A column has another dtype than declared.
-        ValueError: A column is not there.
+        ValueError: A column is missing.
     """
     name = os.fspath(path)
     columns = schema.raw_columns(training)
@@ -52,18 +52,25 @@ def write_tfrecord(path: str | os.PathLike[str], data: Any, schema: Schema, trai
 
 
 def _write(path: str, options: tf.io.TFRecordOptions, batches: Iterable[Any], columns: list[RawColumn]) -> int:
-    number = 0
+    num_rows = 0
     with tf.io.TFRecordWriter(path, options) as writer:
         for batch in batches:
             for example in serialized_examples(as_raw_batch(batch, columns), columns).numpy().tolist():
                 writer.write(example)
-                number += 1
-    return number
+                num_rows += 1
+    return num_rows
 
 
 def serialized_examples(raw: Mapping[str, Any], columns: list[RawColumn]) -> tf.Tensor:
-    """Serialised `tf.train.Example`s, string `[n]`, put together from the innermost message outwards."""
-    entries, there = [], []
+    """Return the rows of a raw batch as serialized `tf.train.Example`s, string `[n]`.
+
+    The protocol buffers are built by TensorFlow operations, from the innermost message outwards.
+
+    Args:
+        raw: Raw columns by name, as `as_raw_batch` returns them.
+        columns: The columns to write.
+    """
+    entries, have_values = [], []
     for column in columns:
         values = raw[column.name]
         if not column.is_list:
@@ -75,26 +82,26 @@ def serialized_examples(raw: Mapping[str, Any], columns: list[RawColumn]) -> tf.
         entries.append(
             _encoded("Features.FeatureEntry", ["key", "value"], [tf.fill(tf.shape(features), column.name), features])
         )
-        there.append(lengths > 0)
-    known = tf.stack(there, axis=1)
-    present = tf.RaggedTensor.from_row_lengths(
-        tf.boolean_mask(tf.stack(entries, axis=1), known), tf.reduce_sum(tf.cast(known, tf.int64), axis=1)
+        have_values.append(lengths > 0)
+    has_value = tf.stack(have_values, axis=1)
+    kept = tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(tf.stack(entries, axis=1), has_value), tf.reduce_sum(tf.cast(has_value, tf.int64), axis=1)
     )
-    features = _encoded("Features", ["feature"], [present.to_tensor()], present.row_lengths())
+    features = _encoded("Features", ["feature"], [kept.to_tensor()], kept.row_lengths())
     return _encoded("Example", ["features"], [features])
 
 
 def _encoded(message: str, fields: list[str], values: list[tf.Tensor], lengths: tf.Tensor | None = None) -> tf.Tensor:
-    """Messages, string `[n]`.
+    """Return serialized messages, string `[n]`.
 
     Args:
-        message: The kind of message.
-        fields: Names of its fields.
-        values: Of each field: one value `[n]`, or repeated ones `[n, …]`.
-        lengths: How many of the repeated ones count; `None` where there is one value.
+        message: The type of the messages.
+        fields: Names of their fields.
+        values: For each field one value per message `[n]`, or several values `[n, …]`.
+        lengths: The number of values per message `[n]`; `None` if there is one.
     """
     if lengths is None:
-        values = [own[:, tf.newaxis] for own in values]
+        values = [field_values[:, tf.newaxis] for field_values in values]
         lengths = tf.ones(tf.shape(values[0])[:1], tf.int32)
     sizes = tf.repeat(tf.cast(lengths, tf.int32)[:, tf.newaxis], len(fields), axis=1)
     return tf.io.encode_proto(sizes, values, fields, f"tensorflow.{message}")

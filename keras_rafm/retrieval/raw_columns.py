@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_rafm.data.columns.encoder import Encoder, is_frame, tables_from_files
+from keras_rafm.data.columns.encoder import Encoder, tables_from_files
+from keras_rafm.data.columns.raw_batches import is_frame
 from keras_rafm.data.columns.schema_files import read_schema
 from keras_rafm.data.schema import Schema
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import integer
 from keras_rafm.checks.optional_packages import imported
-from keras_rafm.data.columns.encoder import as_raw_batch
+from keras_rafm.data.columns.raw_batches import as_raw_batch
 from keras_rafm.data.raw.columns import MISSING, RawColumn
 from keras_rafm.data.tfrecord import serialized_examples
 from keras_rafm.serving.model_inputs import ModelInputs

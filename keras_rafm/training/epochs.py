@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_rafm.checks.arguments import integer
-from keras_rafm.data.reading.array_batches import (
+from keras_rafm.data.samples.array_batches import (
     Orders,
     batch_size_of,
     endless_of,

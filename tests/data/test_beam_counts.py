@@ -1,4 +1,4 @@
-"""Counting by Apache Beam: exactly what `Schema.count_values` counts in the same rows."""
+"""Counting by Apache Beam equals `Schema.count_values` on the same rows."""
 
 import gzip
 import importlib
@@ -19,7 +19,7 @@ FnApiRunner = importlib.import_module("apache_beam.runners.portability.fn_api_ru
 beam_counts = importlib.import_module("keras_rafm.data.beam_counts")
 CountValues, WriteCounts, read_counts = beam_counts.CountValues, beam_counts.WriteCounts, beam_counts.read_counts
 
-# Beam's own, on Python 3.11 and later.
+# The warnings are Beam's own, on Python 3.11 and later.
 pytestmark = [
     pytest.mark.one_tensorflow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
@@ -62,10 +62,10 @@ def random_rows(number, seed=0):
 
 
 def as_columns(rows):
-    """As `Schema.count_values` takes them."""
+    """Return rows as the columns that `Schema.count_values` takes."""
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     dtypes = {"i": np.int64, "x": np.float32}
-    return {name: np.array(own, dtypes[name]) if name in dtypes else own for name, own in columns.items()}
+    return {name: np.array(column, dtypes[name]) if name in dtypes else column for name, column in columns.items()}
 
 
 def counted(schema, rows, path, num_shards=0):
@@ -74,27 +74,27 @@ def counted(schema, rows, path, num_shards=0):
     return read_counts(path, schema)
 
 
-def check_equal(found, expected):
-    assert list(found) == list(expected)
-    for name, own in found.items():
-        assert own.values.dtype == expected[name].values.dtype
-        assert own.values.tolist() == expected[name].values.tolist()
-        assert own.counts.tolist() == expected[name].counts.tolist()
-        assert own.num_missing == expected[name].num_missing
+def check_equal(actual, expected):
+    assert list(actual) == list(expected)
+    for name, counts in actual.items():
+        assert counts.values.dtype == expected[name].values.dtype
+        assert counts.values.tolist() == expected[name].values.tolist()
+        assert counts.counts.tolist() == expected[name].counts.tolist()
+        assert counts.num_missing == expected[name].num_missing
 
 
 @pytest.mark.parametrize("num_shards", [0, 3])
 def test_equals_the_schema(tmp_path, num_shards):
     rows = random_rows(300)
-    found = counted(SCHEMA, rows, tmp_path / "counts", num_shards)
-    check_equal(found, SCHEMA.count_values(as_columns(rows)))
+    counts = counted(SCHEMA, rows, tmp_path / "counts", num_shards)
+    check_equal(counts, SCHEMA.count_values(as_columns(rows)))
     assert len(list(tmp_path.glob("counts-*-of-*.jsonl.gz"))) == (num_shards or 1)
     schema = Schema(SCHEMA.columns)
-    schema.adapt(found)
+    schema.adapt(counts)
     assert schema.num_features > 20
 
 
-def test_what_is_missing_may_be_none_or_absent(tmp_path):
+def test_missing_values_may_be_none_or_absent(tmp_path):
     rows = [
         {"s": None, "i": None, "x": None, "tags": None, "ids": None, "words": None, "w": None},
         {},
@@ -109,14 +109,14 @@ def test_what_is_missing_may_be_none_or_absent(tmp_path):
         },
         {"s": "a", "i": True, "x": 3, "tags": "b", "ids": [None, 1], "words": ("a", None), "w": [1, None]},
     ]
-    found = counted(SCHEMA, rows, tmp_path / "counts")
-    assert {name: own.num_missing for name, own in found.items()} == {
+    counts = counted(SCHEMA, rows, tmp_path / "counts")
+    assert {name: of_column.num_missing for name, of_column in counts.items()} == {
         "s": 2, "i": 2, "x": 2, "tags": 2, "ids": 2, "words": 3,
     }  # fmt: skip
-    assert found["s"].values.tolist() == [b"a"]
-    assert found["i"].values.tolist() == [1, 3]
-    assert found["x"].values.tolist() == [np.float32(0.1), 3.0]
-    assert found["ids"].values.tolist() == [1, 2]
+    assert counts["s"].values.tolist() == [b"a"]
+    assert counts["i"].values.tolist() == [1, 3]
+    assert counts["x"].values.tolist() == [np.float32(0.1), 3.0]
+    assert counts["ids"].values.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -137,19 +137,19 @@ def test_what_is_missing_may_be_none_or_absent(tmp_path):
         ({"words": ["a"], "w": [float("nan")]}, ValueError, "column 'w': weights must be finite"),
     ],
 )
-def test_rows_that_are_not_as_declared(row, kind, message):
-    from keras_rafm.data.beam_counts import _declared, _taker
+def test_rows_that_do_not_match_the_declaration(row, kind, message):
+    from keras_rafm.data.beam_counts import declared_columns, value_reader
 
     with pytest.raises(kind) as caught:
-        list(_taker([tuple(column) for column in _declared(SCHEMA)])(row))
+        list(value_reader([tuple(column) for column in declared_columns(SCHEMA)])(row))
     assert message in str(caught.value)
 
 
 def test_workers_need_neither_this_package_nor_tensorflow(tmp_path):
     from keras_rafm.data import beam_counts
 
-    values_of = beam_counts._taker([tuple(column) for column in beam_counts._declared(SCHEMA)])
-    parts = [values_of, beam_counts._namer(list(SCHEMA.columns)), beam_counts._line_maker()]
+    values_of = beam_counts.value_reader([tuple(column) for column in beam_counts.declared_columns(SCHEMA)])
+    parts = [values_of, beam_counts.column_namer(list(SCHEMA.columns)), beam_counts.line_formatter()]
     pickled = tmp_path / "pickled"
     pickled.write_bytes(pickler.dumps(parts))
     row = random_rows(1)[0]
@@ -176,16 +176,19 @@ def test_counts_of_several_runs_are_added_up(tmp_path):
     write_lines(tmp_path / "day-1-00000-of-00001.jsonl.gz", [("s", "a", 2), ("s", None, 1), ("x", 0.5, 3), ("other", 1, 1)])
     write_lines(tmp_path / "day-2-00000-of-00002.jsonl.gz", [("s", "b", 3)])
     write_lines(tmp_path / "day-2-00001-of-00002.jsonl.gz", [("s", "a", 2), ("x", None, 1), ("s", None, 1)])
-    found = read_counts(tmp_path / "day-*", schema)
-    assert (found["s"].values.tolist(), found["s"].counts.tolist(), found["s"].num_missing) == ([b"a", b"b"], [4, 3], 2)
-    assert (found["x"].values.tolist(), found["x"].counts.tolist(), found["x"].num_missing) == ([0.5], [3], 1)
+    counts = read_counts(tmp_path / "day-*", schema)
+    assert (counts["s"].values.tolist(), counts["s"].counts.tolist(), counts["s"].num_missing) == ([b"a", b"b"], [4, 3], 2)
+    assert (counts["x"].values.tolist(), counts["x"].counts.tolist(), counts["x"].num_missing) == ([0.5], [3], 1)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["c-00000-of-00002"], "c: expected 2 files, number 1 is not there"),
-        (["c-00000-of-00001", "c-00000-of-00002", "c-00001-of-00002"], "c: expected files of one run"),
+        (["c-00000-of-00002"], "c: expected 2 files, but file number 1 is missing"),
+        (
+            ["c-00000-of-00001", "c-00000-of-00002", "c-00001-of-00002"],
+            "c: expected the files of one run, received files of runs with 00001, 00002 files",
+        ),
     ],
 )
 def test_files_that_do_not_belong_together(tmp_path, names, message):
@@ -204,7 +207,7 @@ def test_files_that_do_not_belong_together(tmp_path, names, message):
         (gzip.compress(b'["s", "a", 1]\n["s", "a"]\n', mtime=0), "line 2: expected column, value and count"),
         (gzip.compress(b'["s", "a", 0]\n', mtime=0), "line 1: expected column, value and count"),
         (gzip.compress(b"7\n", mtime=0), "line 1: expected column, value and count"),
-        (gzip.compress(b'["s", 1, 1]\n', mtime=0), "line 1, column 's': expected a value of string. Received: 1"),
+        (gzip.compress(b'["s", 1, 1]\n', mtime=0), "line 1, column 's': expected a value of dtype string, received 1"),
         (gzip.compress(b'["t", "a", 1]\n', mtime=0), r"there are no counts of the columns \['s'\]"),
     ],
 )
@@ -217,7 +220,7 @@ def test_damaged_files(tmp_path, content, message):
 def test_other_arguments(tmp_path):
     with pytest.raises(TypeError, match=r"`schema` must be a Schema. Received: dict"):
         CountValues({})
-    with pytest.raises(FileNotFoundError, match="no file fits"):
+    with pytest.raises(FileNotFoundError, match="no file matches"):
         read_counts(tmp_path / "nothing", SCHEMA)
 
 
@@ -227,5 +230,5 @@ def test_separators_as_in_the_schema(tmp_path):
         schema = Schema({"tags": column})
         tags = [f"x{separator}y", "xaaaay", separator, "é", f"{separator}é{separator * 2}", ""]
         tags += [] if weight_separator is None else [f"v{weight_separator}2{separator}v{weight_separator * 2}0.5"]
-        found = counted(schema, [{"tags": tag} for tag in tags], tmp_path / str(number))
-        check_equal(found, schema.count_values({"tags": tf.constant(tags)}))
+        counts = counted(schema, [{"tags": tag} for tag in tags], tmp_path / str(number))
+        check_equal(counts, schema.count_values({"tags": tf.constant(tags)}))

@@ -1,3 +1,5 @@
+"""Counting of features in data of every kind."""
+
 import collections
 
 import numpy as np
@@ -24,7 +26,7 @@ def as_ragged(ids):
 
 def as_sparse(ids):
     rows, _ = np.nonzero(ids >= 0)
-    # Explicit zeros are occurrences too.
+    # Stored zeros are occurrences too.
     indices = np.stack([rows, ids[ids >= 0]], axis=1)
     return tf.sparse.reorder(tf.SparseTensor(indices, np.zeros(rows.size, np.float32), [len(ids), 6]))
 
@@ -76,7 +78,7 @@ def test_nothing_to_count(ids):
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 64, 1 << 20])
-def test_equals_brute_force_whatever_the_chunk(monkeypatch, at_once):
+def test_counts_do_not_depend_on_the_size_of_pieces(monkeypatch, at_once):
     monkeypatch.setattr(features, "_IDS_AT_ONCE", at_once)
     ids = np.random.default_rng(0).integers(-1, 40, (57, 9))
     expected = collections.Counter(ids[ids >= 0].tolist())
@@ -98,29 +100,29 @@ def test_huge_unsigned_id():
 
 
 @pytest.mark.parametrize("wrong", [6, -1])
-def test_sparse_columns_have_no_padding(wrong):
+def test_columns_of_a_sparse_tensor_have_no_padding(wrong):
     with pytest.raises(ValueError, match=rf"^ids must be from 0 to 5\. Received: {wrong}$"):
         count_features(tf.SparseTensor([[0, wrong]], [1.0], [1, 100]), 6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bool", "complex64"])
 @pytest.mark.parametrize("as_kind", [lambda ids: ids, sliced, lambda ids: {"ids": ids}])
-def test_ids_that_are_no_integers(as_kind, dtype):
-    with pytest.raises(TypeError, match=f"`data` must hold integer ids. Received ids of dtype {dtype}"):
+def test_ids_must_be_integers(as_kind, dtype):
+    with pytest.raises(TypeError, match=f"`data` must hold integer ids. Received: ids of dtype {dtype}"):
         count_features(as_kind(np.ones((2, 2), dtype)), 6)
 
 
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
-        ({"id": IDS}, ValueError, r"must have the key 'ids'. Received the keys \['id'\]"),
+        ({"id": IDS}, ValueError, r"must have the key 'ids'. Received: the keys \['id'\]"),
         ((), ValueError, "empty tuple"),
-        ("ids", TypeError, "Received str"),
-        (tf.SparseTensor([[0]], [1.0], [6]), ValueError, r"must be \[N, num_features\]. Received shape \(6,\)"),
+        ("ids", TypeError, "Received: str"),
+        (tf.SparseTensor([[0]], [1.0], [6]), ValueError, r"must be \[N, num_features\]. Received: shape \(6,\)"),
         (sliced(IDS).repeat(), ValueError, "must be finite"),
     ],
 )
-def test_other_data(data, kind, message):
+def test_data_of_another_kind(data, kind, message):
     with pytest.raises(kind, match=message):
         count_features(data, 6)
 

@@ -224,7 +224,7 @@ def test_weights_in_strings_are_told_with_file_and_row(tmp_path, suffix, good):
     with path.open("ab") as file:
         file.write(b"nonsense\n" if suffix == "csv" else b"")
     skipped = SkippedRows()
-    with pytest.raises(ValueError, match=rf"row {good + 1} of those that are not left out: column 'tags'"):
+    with pytest.raises(ValueError, match=rf"row {good + 1}, not counting skipped rows: column 'tags'"):
         Schema.from_config(schema.get_config()).adapt([fine, path], on_error=skipped)
     assert len(skipped) == (suffix == "csv")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from real_data import FRAPPE, needs_frappe
 
 from keras_rafm.data import Samples, count_features, libfm_dataset, read_libfm, write_libfm
-from keras_rafm.data.samples import libfm
+from keras_rafm.data.reading import libfm
 
 pytestmark = pytest.mark.one_tensorflow
 

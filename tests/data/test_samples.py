@@ -1,3 +1,5 @@
+"""`Samples`: checks of the arrays, indexing, and batches."""
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +26,7 @@ def assert_equal(left, right):
         assert getattr(left, name).dtype == getattr(right, name).dtype
 
 
-def test_what_it_tells_about_itself():
+def test_length_width_repr_and_inputs():
     samples = Samples(*arrays())
     assert len(samples) == 2
     assert samples.num_fields == 2
@@ -38,7 +40,7 @@ def test_one_hot_looks_at_occurrences_only():
     assert not Samples(*arrays(values=((1, 1), (2, 0)))).one_hot
 
 
-def test_it_is_frozen():
+def test_samples_are_frozen():
     with pytest.raises(AttributeError):
         Samples(*arrays()).labels = np.zeros(2, np.float32)
 
@@ -49,7 +51,7 @@ def test_both_id_dtypes_are_kept(id_dtype):
     assert Samples(ids.astype(id_dtype), values, labels).ids.dtype == id_dtype
 
 
-def test_no_samples_are_legal():
+def test_there_may_be_no_samples():
     empty = samples_of(3).take([])
     assert len(empty) == 0
     assert empty.one_hot
@@ -67,19 +69,19 @@ def test_no_samples_are_legal():
     ],
 )
 def test_wrong_dtypes(position, array, message):
-    given = list(arrays())
-    given[position] = array
+    arguments = list(arrays())
+    arguments[position] = array
     with pytest.raises(TypeError) as error:
-        Samples(*given)
+        Samples(*arguments)
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changes", "message"),
     [
-        ({"ids": (0, 1)}, "`ids` must be of shape [N, F]. Received shape (2,)"),
-        ({"values": ((1,), (1,))}, "`values` must be of the shape of `ids`, (2, 2). Received shape (2, 1)"),
-        ({"labels": ((0,), (1,))}, "`labels` must be of shape [2], one per row of `ids`. Received (2, 1)"),
+        ({"ids": (0, 1)}, "`ids` must be of shape [N, F]. Received: shape (2,)"),
+        ({"values": ((1,), (1,))}, "`values` must be of the shape of `ids`, (2, 2). Received: shape (2, 1)"),
+        ({"labels": ((0,), (1,))}, "`labels` must be of shape [2], one per row of `ids`. Received: shape (2, 1)"),
         ({"ids": ((0, 1), (-2, -1))}, "`ids` must be at least 0, or -1 for padding. Received: ids[1, 0]=-2"),
         (
             {"ids": ((0, 1), (-1, 7))},
@@ -93,9 +95,9 @@ def test_wrong_dtypes(position, array, message):
         ({"labels": (0, np.inf)}, "`labels` must be finite. Received: labels[1]=inf"),
     ],
 )
-def test_wrong_contents(given, message):
+def test_wrong_contents(changes, message):
     with pytest.raises(ValueError, match=r".") as error:
-        Samples(*arrays(**given))
+        Samples(*arrays(**changes))
     assert str(error.value) == message
 
 
@@ -143,7 +145,7 @@ def epoch(dataset):
     return np.concatenate([labels[:, 0] for _, labels in dataset.as_numpy_iterator()])
 
 
-def test_shuffling_covers_all_and_keeps_rows_together():
+def test_shuffling_yields_every_sample_with_its_own_label_and_values():
     samples = samples_of(100)
     for inputs, labels in samples.dataset(7, shuffle=True, seed=1).as_numpy_iterator():
         rows = labels[:, 0].astype(int)
@@ -152,7 +154,7 @@ def test_shuffling_covers_all_and_keeps_rows_together():
     assert sorted(epoch(samples.dataset(7, shuffle=True))) == list(range(100))
 
 
-def test_shuffling_anew_and_reproducibly():
+def test_each_iteration_has_a_new_order_that_the_seed_reproduces():
     samples = samples_of(100)
     tf.random.set_seed(1)
     dataset = samples.dataset(7, shuffle=True, seed=5)

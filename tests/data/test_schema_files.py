@@ -1,4 +1,4 @@
-"""The directory of a saved `Schema`: damage, overwriting and failures."""
+"""The directory of a saved `Schema`: its files, damage, overwriting and failures."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def edit(directory, change):
     (directory / "schema.json").write_text(json.dumps(head))
 
 
-def test_the_files(saved):
+def test_names_and_content_of_the_files(saved):
     assert sorted(contents(saved)) == sorted(FILES)
     assert (saved / "vocabulary/0.txt").read_text() == "a\nb\nc\n"
     assert (saved / "vocabulary/1.txt").read_text() == "0\n1\n2\n3\n"
@@ -68,7 +68,7 @@ def test_the_same_schema_gives_the_same_files(saved):
     assert contents(saved) == contents(saved.parent / "again") == contents(saved.parent / "copy")
 
 
-def test_awkward_values_and_numbers_come_back(tmp_path):
+def test_unusual_values_and_numbers_are_restored(tmp_path):
     values = ["é", "日本", "a\0b", " ", "\t", '"', "\\n", "\u2028", "\x85", "a\rb"]
     schema = Schema({"a b/é": "string_categorical", "x": Schema.float("standard")}, label="ja", positive_label="日")
     schema.adapt({"a b/é": values, "x": np.linspace(0.1, 1e6, len(values)).astype(np.float32)})
@@ -88,7 +88,7 @@ def test_absent_files(saved, file):
 
 
 def test_absent_directory(tmp_path):
-    assert error_of_loading(tmp_path / "no", FileNotFoundError) == f"there is no schema directory {tmp_path / 'no'}"
+    assert error_of_loading(tmp_path / "no", FileNotFoundError) == f"schema directory not found: {tmp_path / 'no'}"
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -100,12 +100,12 @@ def test_truncated_files(saved, file, keep):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_edited_byte_is_noticed(saved, file):
+def test_every_edited_byte_is_detected(saved, file):
     content = (saved / file).read_bytes()
     for place in range(0, len(content), 1 + len(content) // 60):
         changed = bytes([content[place] ^ 1])
         if file == "schema.json" and content[place : place + 1].isspace() and changed.isspace():
-            continue  # the layout of JSON means nothing
+            continue  # the layout of JSON has no meaning
         (saved / file).write_bytes(content[:place] + changed + content[place + 1 :])
         loaded, refusal = None, ""
         try:
@@ -115,7 +115,7 @@ def test_every_edited_byte_is_noticed(saved, file):
         if loaded is None:
             assert str(saved / file) in refusal
         else:
-            # NumPy's header has room that means nothing.
+            # The header of a NumPy file has unused bytes.
             assert file == "counts.npy"
             assert loaded.counts.tolist() == schema_of().counts.tolist()
 
@@ -153,12 +153,12 @@ def test_other_json(saved, text):
     assert str(saved / "schema.json") in error_of_loading(saved)
 
 
-def test_layout_of_json_means_nothing(saved):
+def test_the_layout_of_json_does_not_matter(saved):
     edit(saved, lambda head: None)
     assert Schema.load(saved).feature_names() == schema_of().feature_names()
 
 
-def test_columns_in_another_order_would_be_other_ids(saved):
+def test_columns_in_another_order_are_refused(saved):
     edit(saved, lambda head: head["config"].update(features=dict(sorted(head["config"]["features"].items()))))
     assert str(saved / "schema.json") in error_of_loading(saved)
 
@@ -187,9 +187,6 @@ def test_exchanged_vocabularies_of_one_schema(saved):
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
     assert f"{first} is damaged or belongs to another schema" in error_of_loading(saved)
-
-
-# Overwriting.
 
 
 def test_saving_over_a_schema(saved):

@@ -1,3 +1,5 @@
+"""Synthetic samples and the model from which they are drawn."""
+
 import itertools
 
 import numpy as np
@@ -14,7 +16,7 @@ def large():
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize("num_samples", [1, 9000])  # less and more than are scored at once
+@pytest.mark.parametrize("num_samples", [1, 9000])  # fewer and more than one block of scores
 def test_scores_equal_the_sum_over_pairs(task, num_samples):
     truth = synthetic(num_samples, 4, 30, ranks=(2, 5), bias=0.7, task=task)
     for row in np.linspace(0, num_samples - 1, 20, dtype=int):
@@ -95,7 +97,7 @@ def test_factors_end_at_the_true_rank(large):
     np.testing.assert_array_equal(large.factors != 0, np.arange(16) < large.true_ranks[:, np.newaxis])
 
 
-def test_deviations_are_those_asked_for():
+def test_standard_deviations_equal_the_arguments():
     truth = synthetic(100_000, num_fields=5, features_per_field=50, bias=2, linear_std=0.5, pairwise_std=1.5)
     linear = truth.linear[truth.samples.ids].sum(axis=1)
     np.testing.assert_allclose(linear.std(), 0.5, rtol=0.03)
@@ -121,7 +123,7 @@ def test_regression_labels_are_the_score_with_noise():
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "message"),
+    ("arguments", "kind", "message"),
     [
         ({"num_samples": 0}, ValueError, "`num_samples` must be at least 1. Received: num_samples=0"),
         ({"num_samples": 1e3}, TypeError, "`num_samples` must be an integer. Received: num_samples=1000.0 of type float"),
@@ -137,10 +139,10 @@ def test_regression_labels_are_the_score_with_noise():
         ({"exponent": -0.1}, ValueError, "`exponent` must be finite and at least 0. Received: exponent=-0.1"),
         ({"noise_std": np.nan}, ValueError, "`noise_std` must be finite and at least 0. Received: noise_std=nan"),
         ({"bias": np.inf}, ValueError, "`bias` must be finite. Received: bias=inf"),
-        ({"task": "ranking"}, ValueError, "`task` must be 'classification' or 'regression'. Received: task='ranking'"),
+        ({"task": "ranking"}, ValueError, "`task` must be one of 'classification', 'regression'. Received: task='ranking'"),
     ],
 )
-def test_wrong_arguments(given, kind, message):
+def test_wrong_arguments(arguments, kind, message):
     with pytest.raises(kind, match=r".") as error:
-        synthetic(**{"num_samples": 10, **given})
+        synthetic(**{"num_samples": 10, **arguments})
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""Columns with one feature per value or group of values: vocabularies, hashes and ids."""
+"""Categorical columns: one feature per value of a vocabulary, per bin of a hash, or per id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import one_of
 from keras_rafm.checks.constants import PADDING_ID
-from keras_rafm.checks.tensors import require
 from keras_rafm.data.columns.column import (
     MISSING_NAME,
     Column,
@@ -22,17 +21,19 @@ from keras_rafm.data.columns.column import (
     as_positive_int,
     is_missing,
 )
+from keras_rafm.data.columns.row_lists import checked_list_weights, finite_weights, split_weights, without_missing_values
 from keras_rafm.data.columns.value_counts import ValueCounts
-from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn, RawDType
+from keras_rafm.data.raw.columns import RawColumn, RawDType
 
 Combiner = Literal["sum", "mean", "sqrtn"]
 
+#: The name of the feature of values that are not in the vocabulary.
 UNSEEN_NAME = "[UNSEEN]"
 
 
 @dataclass(frozen=True)
 class _Categorical(Column):
-    """What the kinds of columns share that have one feature per value or group of values."""
+    """The base class of categorical columns. `Schema.string_categorical` describes the options."""
 
     dtype: RawDType
     missing: Missing
@@ -46,12 +47,15 @@ class _Categorical(Column):
         one_of(self.missing, get_args(Missing), "missing")
         one_of(self.combiner, get_args(Combiner), "combiner")
         if self.separator is not None and (not isinstance(self.separator, str) or not self.separator):
-            raise ValueError(f"`separator` must be a string that is not empty. Received: separator={self.separator!r}")
+            raise ValueError(f"`separator` must be a non-empty string. Received: separator={self.separator!r}")
         if self.separator is not None and self.dtype != "string":
-            raise ValueError("`separator` is for strings: declare numbers in a string as a string column")
+            raise ValueError(
+                "`separator` is for strings: declare a column with numbers in a string as a string column. "
+                f"Received: separator={self.separator!r} for dtype {self.dtype}"
+            )
         if self.weight_separator is not None:
             if self.separator is None:
-                raise ValueError("`weight_separator` needs `separator`")
+                raise ValueError(f"`weight_separator` needs `separator`. Received: {self.weight_separator!r}")
             if not isinstance(self.weight_separator, str) or len(self.weight_separator) != 1:
                 raise ValueError(f"`weight_separator` must be one character. Received: {self.weight_separator!r}")
             if self.weight_separator in "0123456789.+-eE":
@@ -61,9 +65,15 @@ class _Categorical(Column):
         if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
             raise TypeError(f"`weights` must be the name of a column. Received: weights={self.weights!r}")
         if self.weights is not None and (self.separator is not None or not self.multivalued):
-            raise ValueError("`weights` names a column of lists of numbers: it needs `multivalued=True` and no `separator`")
+            raise ValueError(
+                "`weights` names a column of lists of numbers: it needs `multivalued=True` and no `separator`. "
+                f"Received: weights={self.weights!r}"
+            )
         if self.combiner != "sum" and not self.has_lists:
-            raise ValueError(f"`combiner` is for columns with several values. Received: combiner={self.combiner!r}")
+            raise ValueError(
+                "`combiner` is for columns with several values in a row: it needs `multivalued=True` or `separator`. "
+                f"Received: combiner={self.combiner!r}"
+            )
 
     @property
     def has_lists(self) -> bool:
@@ -72,40 +82,40 @@ class _Categorical(Column):
 
     @property
     def has_values(self) -> bool:
-        """Whether `x_i` may be something else than 1."""
+        """Whether `x_i` may differ from 1."""
         return self.combiner != "sum" or self.weights is not None or self.weight_separator is not None
 
     def raw_columns(self, name: str) -> list[RawColumn]:
-        """What a reader has to yield for it."""
+        """Return the column itself and, if it has weights in a column of their own, that column."""
         columns = [RawColumn(name, self.dtype, self.multivalued and self.separator is None)]
         return columns if self.weights is None else [*columns, RawColumn(self.weights, "float32", is_list=True)]
 
     def parts(self, raw: dict[str, Any], name: str) -> Parts:
-        """The values of a batch of raw columns; a row without a value has one that is missing."""
+        """Return the values of a batch without missing ones, but one missing value for a row without any value."""
         if not self.has_lists:
             return Parts(raw[name], None, None)
         lists = raw[name] if self.separator is None else tf.strings.split(raw[name], self.separator)
         values, weights = lists.flat_values, []
         if self.weights is not None:
-            weights = [_weights_of(raw[self.weights], lists, name, self.weights)]
+            weights = [checked_list_weights(raw[self.weights], lists, name, self.weights)]
         elif self.weight_separator is not None:
-            values, *weights = _split_weights(values, self.weight_separator, name)
-        there = ~is_missing(values)
+            values, *weights = split_weights(values, self.weight_separator, name)
+        is_present = ~is_missing(values)
         lengths = lists.row_lengths()
-        # To move values takes three times as long as all else, so it is done only where it has to be.
+        # Moving the values takes three times as long as the rest, so a batch without missing values skips it.
         lengths, values, *weights = tf.cond(
-            tf.reduce_all(there) & tf.reduce_all(lengths > 0),
+            tf.reduce_all(is_present) & tf.reduce_all(lengths > 0),
             lambda: (lengths, values, *weights),
-            lambda: _one_at_least(lists.with_flat_values(there), values, *weights),
+            lambda: without_missing_values(lists.with_flat_values(is_present), values, *weights),
         )
-        return Parts(values, _finite(weights[0], name) if weights else None, lengths)
+        return Parts(values, finite_weights(weights[0], name) if weights else None, lengths)
 
     def reserved_names(self) -> list[str]:
-        """Of missing values."""
+        """Return the name of the feature of missing values, if they have one."""
         return [MISSING_NAME] if self.missing == "category" else []
 
     def combined(self, parts: Parts) -> tf.Tensor | None:
-        """`x_i` of each value after the combiner, float32 `[n]`; `None` where all are 1."""
+        """Return `x_i` of each value after the combiner, float32 `[n]`; `None` if all are 1."""
         if self.combiner == "sum" or parts.row_lengths is None:
             return parts.weights
         weights = tf.ones(tf.shape(parts.values)) if parts.weights is None else parts.weights
@@ -119,7 +129,7 @@ class _Categorical(Column):
 
 @dataclass(frozen=True)
 class Vocabulary(_Categorical):
-    """One feature per value that occurs at least `min_count` times; one for all others; one for missing values."""
+    """One feature per value that occurs at least `min_count` times, one for all other values, one for missing values."""
 
     kind: ClassVar[str] = "vocabulary"
 
@@ -136,24 +146,26 @@ class Vocabulary(_Categorical):
             raise ValueError(f"`num_oov_indices` must be 0 or 1. Received: num_oov_indices={self.num_oov_indices!r}")
 
     def learn(self, counted: ValueCounts) -> Learnt:
-        """The vocabulary: values in falling order of their counts."""
-        kept = counted.counts >= self.min_count
-        if self.dtype == "string":  # a vocabulary file has one value a line
-            kept &= np.fromiter((b"\n" not in v and b"\r" not in v for v in counted.values), np.bool_, counted.counts.size)
-        positions = np.flatnonzero(kept)[: self.max_tokens]
-        own = counted.counts[positions]
-        unseen = [counted.total - int(own.sum())] * self.num_oov_indices
+        """Learn the vocabulary: the values in descending order of their counts."""
+        is_kept = counted.counts >= self.min_count
+        if self.dtype == "string":  # a vocabulary file has one value per line
+            is_kept &= np.fromiter(
+                (b"\n" not in value and b"\r" not in value for value in counted.values), np.bool_, counted.counts.size
+            )
+        positions = np.flatnonzero(is_kept)[: self.max_tokens]
+        counts = counted.counts[positions]
+        unseen = [counted.total - int(counts.sum())] * self.num_oov_indices
         missing = [counted.num_missing] if self.missing == "category" else []
-        return Learnt(np.concatenate([unseen, missing, own]).astype(np.int64), counted.values[positions])
+        return Learnt(np.concatenate([unseen, missing, counts]).astype(np.int64), counted.values[positions])
 
     def encoding(self, name: str, learnt: Learnt, table: tf.lookup.StaticHashTable | None) -> Encoding:
-        """A look-up."""
-        unseen = tf.constant(0 if self.num_oov_indices else PADDING_ID, tf.int64)
-        of_missing = tf.constant(self.num_oov_indices if self.missing == "category" else PADDING_ID, tf.int64)
+        """Return the look-up in the vocabulary."""
+        unseen_id = tf.constant(0 if self.num_oov_indices else PADDING_ID, tf.int64)
+        missing_id = tf.constant(self.num_oov_indices if self.missing == "category" else PADDING_ID, tf.int64)
         first = self.num_oov_indices + (self.missing == "category")
 
         def encode(values: tf.Tensor) -> tuple[tf.Tensor, None]:
-            others = tf.where(is_missing(values), of_missing, unseen)
+            others = tf.where(is_missing(values), missing_id, unseen_id)
             if table is None:  # no value has a feature of its own
                 return others, None
             positions = table.lookup(values)
@@ -162,18 +174,18 @@ class Vocabulary(_Categorical):
         return encode
 
     def feature_names(self, learnt: Learnt) -> list[str]:
-        """The values, and names for the reserved features."""
+        """Return the names of the reserved features, then the values."""
         assert learnt.vocabulary is not None
         return self.reserved_names() + _as_text(learnt.vocabulary)
 
     def reserved_names(self) -> list[str]:
-        """Of unseen and of missing values."""
+        """Return the names of the features of unseen and of missing values, if they have any."""
         return [UNSEEN_NAME] * self.num_oov_indices + super().reserved_names()
 
 
 @dataclass(frozen=True)
 class Hashed(_Categorical):
-    """One feature per bin of a hash of the value: for columns with more values than one wants to keep."""
+    """One feature per bin of a hash of the value: for columns with too many values for a vocabulary."""
 
     kind: ClassVar[str] = "hashed"
 
@@ -184,7 +196,7 @@ class Hashed(_Categorical):
         as_positive_int(self, "num_bins")
 
     def learn(self, counted: ValueCounts) -> Learnt:
-        """Counts per bin."""
+        """Count the values of each bin."""
         bins = self._bins(tf.constant(counted.values)).numpy() if counted.counts.size else np.zeros(0, np.int64)
         counts = np.zeros(self.num_bins, np.int64)
         np.add.at(counts, bins, counted.counts)
@@ -192,28 +204,28 @@ class Hashed(_Categorical):
         return Learnt(np.concatenate([np.array(missing, np.int64), counts]))
 
     def encoding(self, name: str, learnt: Learnt, table: tf.lookup.StaticHashTable | None) -> Encoding:
-        """A hash; missing values have a feature of their own, or none."""
-        of_missing = tf.constant(0 if self.missing == "category" else PADDING_ID, tf.int64)
+        """Return the hash function; missing values have a feature of their own, or none."""
+        missing_id = tf.constant(0 if self.missing == "category" else PADDING_ID, tf.int64)
         first = int(self.missing == "category")
 
         def encode(values: tf.Tensor) -> tuple[tf.Tensor, None]:
-            return tf.where(is_missing(values), of_missing, first + self._bins(values)), None
+            return tf.where(is_missing(values), missing_id, first + self._bins(values)), None
 
         return encode
 
     def feature_names(self, learnt: Learnt) -> list[str]:
-        """Numbers of bins."""
+        """Return the names of the reserved features, then the numbers of the bins."""
         return self.reserved_names() + [f"bin {number}" for number in range(self.num_bins)]
 
     def _bins(self, values: tf.Tensor) -> tf.Tensor:
-        """FarmHash's 64-bit fingerprint, which is the same everywhere, as in `keras.layers.Hashing`."""
+        """Hash by FarmHash's 64-bit fingerprint, as `keras.layers.Hashing` does; it is the same on every machine."""
         text = values if values.dtype == tf.string else tf.strings.as_string(values)
         return tf.strings.to_hash_bucket_fast(text, self.num_bins)
 
 
 @dataclass(frozen=True)
 class Identity(_Categorical):
-    """Integers that are ids already, in `[0, num_ids)`; others, and missing ones, have no feature."""
+    """Integers in `[0, num_ids)` that are ids already; other integers and missing ones have no feature."""
 
     kind: ClassVar[str] = "identity"
 
@@ -224,101 +236,27 @@ class Identity(_Categorical):
         as_positive_int(self, "num_ids")
 
     def learn(self, counted: ValueCounts) -> Learnt:
-        """Counts of the ids."""
-        known = (counted.values >= 0) & (counted.values < self.num_ids)
+        """Count the ids."""
+        is_id = (counted.values >= 0) & (counted.values < self.num_ids)
         counts = np.zeros(self.num_ids, np.int64)
-        counts[counted.values[known]] = counted.counts[known]
+        counts[counted.values[is_id]] = counted.counts[is_id]
         return Learnt(counts)
 
     def encoding(self, name: str, learnt: Learnt, table: tf.lookup.StaticHashTable | None) -> Encoding:
-        """Ids as they are."""
+        """Return a function that leaves ids unchanged and gives other integers no feature."""
 
         def encode(values: tf.Tensor) -> tuple[tf.Tensor, None]:
-            known = (values >= 0) & (values < self.num_ids)
-            return tf.where(known, values, tf.constant(PADDING_ID, tf.int64)), None
+            is_id = (values >= 0) & (values < self.num_ids)
+            return tf.where(is_id, values, tf.constant(PADDING_ID, tf.int64)), None
 
         return encode
 
     def feature_names(self, learnt: Learnt) -> list[str]:
-        """The ids."""
+        """Return the ids as text."""
         return [str(number) for number in range(self.num_ids)]
 
 
-def _one_at_least(there: tf.RaggedTensor, *flat: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Rows without what is not there; a row without anything gets a missing value, of weight 1.
-
-    Args:
-        there: Which values are, `[B, None]`.
-        flat: Values of all rows end to end, and their weights if they have some.
-
-    Returns:
-        How many values each row has, int64 `[B]`, and `flat` of them.
-    """
-    lengths = tf.reduce_sum(tf.cast(there, tf.int64), axis=1)
-    none = tf.cast(tf.equal(lengths, 0), tf.int64)
-    filled = []
-    for own in flat:
-        missing = {tf.string: "", tf.int64: MISSING_INTEGER, tf.float32: 1.0}[own.dtype]
-        kept = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(own, there.flat_values), lengths, validate=False)
-        fill = tf.fill([tf.reduce_sum(none)], tf.constant(missing, own.dtype))
-        rows = tf.concat([kept, tf.RaggedTensor.from_row_lengths(fill, none, validate=False)], axis=1)
-        filled.append(rows.flat_values)
-    return lengths + none, *filled
-
-
 def _as_text(values: npt.NDArray[Any]) -> list[str]:
-    return [v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
-
-
-def _weights_of(weights: Any, lists: Any, name: str, weights_name: str) -> tf.Tensor:
-    same = tf.cond(
-        tf.equal(weights.nrows(), lists.nrows()),
-        lambda: tf.reduce_all(tf.equal(weights.row_lengths(), lists.row_lengths())),
-        lambda: tf.constant(False),
-    )
-    checked = require(
-        same,
-        f"column '{weights_name}' must have as many weights in each row as column '{name}' has values. "
-        "Received numbers of weights and of values",
-        lambda: _first_difference(weights, lists),
-    )
-    with tf.control_dependencies(checked):
-        return tf.identity(weights.flat_values)
-
-
-def _first_difference(weights: Any, lists: Any) -> tf.Tensor:
-    """How many weights and values the first row has with more of the ones than of the others, int64 `[2]`."""
-    number = tf.minimum(weights.nrows(), lists.nrows())
-    lengths = tf.stack([weights.row_lengths()[:number], lists.row_lengths()[:number]], axis=1)
-    differ = tf.where(lengths[:, 0] != lengths[:, 1])[:, 0]
-    # Without such a row, there are more rows of the ones.
-    return tf.cond(tf.size(differ) > 0, lambda: lengths[differ[0]], lambda: tf.stack([weights.nrows(), lists.nrows()]))
-
-
-def _finite(weights: tf.Tensor, name: str) -> tf.Tensor:
-    finite = tf.math.is_finite(weights)
-    checked = require(
-        tf.reduce_all(finite),
-        f"column '{name}': weights must be finite. Received",
-        lambda: tf.boolean_mask(weights, ~finite)[0],
-    )
-    with tf.control_dependencies(checked):
-        return tf.identity(weights)
-
-
-def _split_weights(tokens: tf.Tensor, separator: str, name: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """`value:weight` at the last separator; without one the weight is 1."""
-    # RE2 knows no escapes of other characters, or means something else by them.
-    escaped = "\\" + separator if separator.isascii() and not separator.isalnum() else separator
-    pattern = f"(?s)^(.*){escaped}([^{escaped}]*)$"
-    values = tf.strings.regex_replace(tokens, pattern, r"\1", replace_global=False)
-    has_weight = tf.strings.regex_full_match(tokens, f"(?s).*{escaped}.*")
-    texts = tf.where(has_weight, tf.strings.regex_replace(tokens, pattern, r"\2", replace_global=False), "1")
-    legal = tf.strings.regex_full_match(texts, r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-    checked = require(
-        tf.reduce_all(legal),
-        f"column '{name}': weights must be numbers. Received",
-        lambda: tf.boolean_mask(tokens, ~legal)[0],
-    )
-    with tf.control_dependencies(checked):
-        return values, tf.strings.to_number(tf.identity(texts))
+    return [
+        value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value) for value in values.tolist()
+    ]

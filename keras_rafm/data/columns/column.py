@@ -1,4 +1,4 @@
-"""What all kinds of columns of a `Schema` have in common. The kinds are in `categorical.py` and `numeric.py`."""
+"""The base class of all kinds of columns of a `Schema`. The kinds are in `categorical.py` and `numeric.py`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn, RawDType
 
 Missing = Literal["category", "ignore"]
 
+#: The name of the feature of missing values.
 MISSING_NAME = "[MISSING]"
 
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """What was learnt from training data for one column.
+    """What one column learnt from training data.
 
     Args:
         counts: Occurrences of each of the column's features, int64 `[num_ids]`.
-        vocabulary: The values that have a feature of their own, in the order of their ids: `bytes` objects or int64.
-        boundaries: Lower ends of all bins but the first, ascending, float32.
-        offset: Subtracted from a number.
-        scale: What a number is divided by after that.
+        vocabulary: The values with a feature of their own, in the order of their ids: `bytes` objects or int64.
+        boundaries: Lower ends of all bins but the first, increasing, float32.
+        offset: The number that scaling subtracts.
+        scale: The number that scaling divides by, after the subtraction.
     """
 
     counts: npt.NDArray[np.int64]
@@ -40,17 +41,17 @@ class Learnt:
 
     @property
     def num_ids(self) -> int:
-        """How many features the column has."""
+        """The number of features of the column."""
         return self.counts.size
 
 
 class Parts(NamedTuple):
-    """Values of a batch as a column takes them apart.
+    """The values of a column in one batch.
 
     Attributes:
-        values: Of all rows end to end `[n]`, missing ones among them.
-        weights: `x_i` of each before the combiner, float32 `[n]`; `None` where all are 1.
-        row_lengths: How many values each row has, int64 `[B]`; `None` where each has one.
+        values: The values of all rows end to end, `[n]`, including missing ones.
+        weights: `x_i` of each value before the combiner, float32 `[n]`; `None` if all are 1.
+        row_lengths: The number of values of each row, int64 `[B]`; `None` if each row has one.
     """
 
     values: tf.Tensor
@@ -58,19 +59,24 @@ class Parts(NamedTuple):
     row_lengths: tf.Tensor | None
 
 
-#: Flat values of a column -> the number of each one's feature within the column, int64, or -1 for none; and `x_i`, or
-#: `None` where all are 1.
+#: Maps flat values of a column to two tensors: the number of each value's feature within the column (int64, -1 for no
+#: feature), and `x_i` (`None` if all are 1).
 Encoding = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor | None]]
 
 
 class Column(abc.ABC):
-    """A raw column of one kind. Make it by the functions of `Schema`, such as `Schema.string_categorical()`."""
+    """A raw column of one kind. The functions of `Schema` make it, such as `Schema.string_categorical()`.
+
+    Attributes:
+        kind: The name of the kind in saved schemas.
+        dtype: The dtype of the raw values.
+    """
 
     kind: ClassVar[str]
     dtype: RawDType
 
     def raw_columns(self, name: str) -> list[RawColumn]:
-        """What a reader has to yield for it."""
+        """Return the raw columns that a reader must supply for the column of this name."""
         return [RawColumn(name, self.dtype)]
 
     @property
@@ -80,56 +86,57 @@ class Column(abc.ABC):
 
     @property
     def has_values(self) -> bool:
-        """Whether `x_i` may be something else than 1."""
+        """Whether `x_i` may differ from 1."""
         return False
 
     def parts(self, raw: dict[str, Any], name: str) -> Parts:
-        """The values of a batch of raw columns."""
+        """Return the values of the column of this name in a batch of raw columns."""
         return Parts(raw[name], None, None)
 
     def combined(self, parts: Parts) -> tf.Tensor | None:
-        """`x_i` of each value of a row's list, float32 `[n]`; `None` where all are 1."""
+        """Return `x_i` of each value after the combiner, float32 `[n]`; `None` if all are 1."""
         return parts.weights
 
     def is_missing(self, values: tf.Tensor) -> tf.Tensor:
-        """Which values are none."""
+        """Return which values are missing, bool `[n]`."""
         return is_missing(values)
 
     @abc.abstractmethod
     def learn(self, counted: ValueCounts) -> Learnt:
-        """What training data with these values tell."""
+        """Learn from the counts of the column's values in training data."""
 
     @abc.abstractmethod
     def encoding(self, name: str, learnt: Learnt, table: tf.lookup.StaticHashTable | None) -> Encoding:
-        """What values become.
+        """Return the function that maps values to features.
 
         Args:
-            name: Of the column.
-            learnt: Of it.
-            table: Gives the position of a value in the vocabulary, −1 for others; `None` where that is empty or absent.
+            name: The name of the column.
+            learnt: What the column learnt.
+            table: Maps a value to its position in the vocabulary, other values to -1; `None` if the vocabulary is empty
+                or the column has none.
         """
 
     def reserved_names(self) -> list[str]:
-        """What the first features of the column stand for that stand for no value."""
+        """Return the names of the column's first features that stand for no single value, such as `[MISSING]`."""
         return []
 
     @abc.abstractmethod
     def feature_names(self, learnt: Learnt) -> list[str]:
-        """What each of the column's features stands for."""
+        """Return the name of each of the column's features, in the order of their ids."""
 
 
 def is_missing(values: tf.Tensor) -> tf.Tensor:
-    """Which raw values stand for none: empty strings, `MISSING_INTEGER`, NaN."""
+    """Return which raw values are missing: empty strings, `MISSING_INTEGER` and NaN."""
     if values.dtype.is_floating:
         return tf.math.is_nan(values)
     return tf.equal(values, "" if values.dtype == tf.string else tf.constant(MISSING_INTEGER, values.dtype))
 
 
 def as_positive_int(column: Column, name: str) -> None:
-    """Make an option of a column a plain `int`, which JSON can hold.
+    """Replace an option of a column by a plain `int`, which JSON can hold.
 
     Raises:
-        TypeError: It is not an integer.
-        ValueError: It is less than 1.
+        TypeError: The option is not an integer.
+        ValueError: The option is less than 1.
     """
     object.__setattr__(column, name, integer(getattr(column, name), name, at_least=1))

@@ -1,10 +1,10 @@
-"""A schema as a directory of files that later versions can read.
+"""Saved schemas: directories of files that later versions can read.
 
-schema.json      what was declared; bins and scales; how many features each column has; digests of the other files and of
-                 all of this, whatever its layout
+schema.json      the declaration; bins, scales and number of features of each column; digests of the other files and of
+                 this file's content, which do not depend on its layout
 counts.npy       occurrences of each feature in training data, int64
-vocabulary/N.txt the values of column N that have a feature of their own, one a line, in the order of their ids: what a
-                 TensorFlow look-up table reads as it is
+vocabulary/N.txt the values of column N that have a feature of their own, one per line, in the order of their ids;
+                 TensorFlow look-up tables read this file as it is
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_rafm.data.columns.column import Column, Learnt
+from keras_rafm.data.columns.learnt_columns import LearntColumns
 from keras_rafm.files.atomic import folder_beside, replace_directory
 
 _FORMAT, _FORMAT_VERSION = "keras_rafm.data.Schema", 1
 _JSON, _COUNTS, _VOCABULARY = "schema.json", "counts.npy", "vocabulary"
 
 
-class LearntColumns(NamedTuple):
-    """Columns and what was learnt of each, by name."""
-
-    columns: Mapping[str, Column]
-    learnt: Mapping[str, Learnt]
-
-
 def vocabulary_file(number: int) -> str:
-    """Where the vocabulary of a column is, seen from the directory."""
+    """Return the path of a column's vocabulary within the directory.
+
+    Args:
+        number: The number of the column, from 0.
+    """
     return f"{_VOCABULARY}/{number}.txt"
 
 
-def write_schema(path: str | os.PathLike[str], config: Mapping[str, Any], of_columns: LearntColumns) -> None:
-    """Write beside the directory, then put it in its place.
+def write_schema(path: str | os.PathLike[str], config: Mapping[str, Any], learnt_columns: LearntColumns) -> None:
+    """Write a schema atomically.
+
+    Args:
+        path: The directory. It is replaced if it holds a schema and nothing else.
+        config: The declaration, as plain values.
+        learnt_columns: What the columns learnt.
 
     Raises:
-        ValueError: The directory is there and holds something else than a schema.
+        ValueError: The directory holds something else than a schema.
     """
     directory = Path(os.path.abspath(path))
     if directory.exists() and not _may_be_replaced(directory):
@@ -51,26 +54,30 @@ def write_schema(path: str | os.PathLike[str], config: Mapping[str, Any], of_col
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(directory) as folder:
-        _write_files(folder / "new", config, of_columns)
+        _write_files(folder / "new", config, learnt_columns)
         replace_directory(folder / "new", directory)
 
 
 def read_schema(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, Any], Callable[[Mapping[str, Column]], dict[str, Learnt]]]:
-    """What was declared, and what gives what was learnt of the columns declared so.
+    """Read a saved schema.
+
+    Returns:
+        The declaration as plain values, and a function that maps the columns of this declaration to what they learnt. The
+        function raises the same errors.
 
     Raises:
-        FileNotFoundError: There is no such directory, or a file of it is not there.
+        FileNotFoundError: The directory or one of its files is not found.
         ValueError: A file is damaged, belongs to another schema, or was written in a newer format.
     """
     directory = Path(path)
     if not directory.is_dir():
-        raise FileNotFoundError(f"there is no schema directory {directory}")
+        raise FileNotFoundError(f"schema directory not found: {directory}")
     try:
         head = json.loads((directory / _JSON).read_text(encoding="utf-8"))
         if head.get("format") != _FORMAT:
-            raise ValueError(f"it has the format {head.get('format')!r}")
+            raise ValueError(f"expected the format {_FORMAT!r}, received {head.get('format')!r}")
         version = int(head["format_version"])
     except FileNotFoundError:
         raise
@@ -79,39 +86,39 @@ def read_schema(
     if version > _FORMAT_VERSION:
         raise ValueError(f"{directory / _JSON} has schema format {version}; this version reads up to {_FORMAT_VERSION}")
     if head.get("digest") != _head_digest(head):
-        raise ValueError(f"{directory / _JSON} is damaged or was edited: its contents don't have the digest that it says")
+        raise ValueError(f"{directory / _JSON} is damaged or was edited: its content does not match its digest")
 
-    def learnt(columns: Mapping[str, Column]) -> dict[str, Learnt]:
+    def read_learnt(columns: Mapping[str, Column]) -> dict[str, Learnt]:
         try:
             return _read_learnt(directory, head["learnt"], columns)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{directory / _JSON} is damaged: {error!r}") from error
 
     try:
-        return dict(head["config"]), learnt
+        return dict(head["config"]), read_learnt
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{directory / _JSON} is damaged: {error!r}") from error
 
 
 def schema_digest(directory: Path) -> str:
-    """The digest of a schema that was written there: of what was declared and of what was learnt."""
+    """Return the digest of a saved schema, over its declaration and all that it learnt."""
     return str(json.loads((directory / _JSON).read_text(encoding="utf-8"))["digest"])
 
 
-def _write_files(directory: Path, config: Mapping[str, Any], of_columns: LearntColumns) -> None:
+def _write_files(directory: Path, config: Mapping[str, Any], learnt_columns: LearntColumns) -> None:
     (directory / _VOCABULARY).mkdir(parents=True)
     entries: dict[str, dict[str, Any]] = {}
-    for number, name in enumerate(of_columns.columns):
-        own = of_columns.learnt[name]
-        entry: dict[str, Any] = {"num_ids": own.num_ids, "offset": own.offset, "scale": own.scale}
-        if own.boundaries is not None:
-            entry["boundaries"] = list(own.boundaries)
-        if own.vocabulary is not None:
-            text = b"".join(line + b"\n" for line in _as_lines(own.vocabulary))
+    for number, name in enumerate(learnt_columns.columns):
+        learnt = learnt_columns.learnt[name]
+        entry: dict[str, Any] = {"num_ids": learnt.num_ids, "offset": learnt.offset, "scale": learnt.scale}
+        if learnt.boundaries is not None:
+            entry["boundaries"] = list(learnt.boundaries)
+        if learnt.vocabulary is not None:
+            text = b"".join(line + b"\n" for line in _as_lines(learnt.vocabulary))
             (directory / vocabulary_file(number)).write_bytes(text)
             entry["vocabulary"] = {"file": vocabulary_file(number), "digest": _digest(text)}
         entries[name] = entry
-    counts = np.concatenate([own.counts for own in of_columns.learnt.values()])
+    counts = learnt_columns.counts
     np.save(directory / _COUNTS, counts)
     head: dict[str, Any] = {
         "format": _FORMAT,
@@ -129,13 +136,13 @@ def _read_learnt(directory: Path, head: Mapping[str, Any], columns: Mapping[str,
         counts = np.load(path, allow_pickle=False).astype(np.int64, casting="safe")
     except FileNotFoundError:
         raise
-    except Exception as error:  # NumPy raises many kinds on damaged files
+    except Exception as error:  # NumPy raises many kinds of errors for damaged files
         raise ValueError(f"{path} is not readable: {error}") from error
     _check_digest(path, counts.astype("<i8").tobytes(), head["counts"]["digest"])
     learnt, first = {}, 0
     for name in columns:
         entry = head["columns"][name]
-        own = counts[first : first + entry["num_ids"]]
+        column_counts = counts[first : first + entry["num_ids"]]
         first += entry["num_ids"]
         vocabulary = None
         if "vocabulary" in entry:
@@ -143,7 +150,13 @@ def _read_learnt(directory: Path, head: Mapping[str, Any], columns: Mapping[str,
                 directory / entry["vocabulary"]["file"], entry["vocabulary"]["digest"], columns[name]
             )
         boundaries = tuple(entry["boundaries"]) if "boundaries" in entry else None
-        learnt[name] = Learnt(own, vocabulary, boundaries, entry["offset"], entry["scale"])
+        learnt[name] = Learnt(
+            counts=column_counts,
+            vocabulary=vocabulary,
+            boundaries=boundaries,
+            offset=entry["offset"],
+            scale=entry["scale"],
+        )
     return learnt
 
 
@@ -178,7 +191,8 @@ def _may_be_replaced(directory: Path) -> bool:
 
 def _head_digest(head: Mapping[str, Any]) -> str:
     content = {name: value for name, value in head.items() if name != "digest"}
-    return _digest(json.dumps(content).encode())  # in the order of the file: the order of columns is that of their ids
+    # Keys stay in the order of the file, because the order of columns is the order of their ids.
+    return _digest(json.dumps(content).encode())
 
 
 def _digest(content: bytes) -> str:
@@ -186,6 +200,8 @@ def _digest(content: bytes) -> str:
 
 
 def _check_digest(path: Path, content: bytes, expected: str) -> None:
-    found = _digest(content)
-    if found != expected:
-        raise ValueError(f"{path} is damaged or belongs to another schema: its digest is {found}, {_JSON} says {expected}")
+    digest = _digest(content)
+    if digest != expected:
+        raise ValueError(
+            f"{path} is damaged or belongs to another schema: expected the digest {expected} of {_JSON}, received {digest}"
+        )

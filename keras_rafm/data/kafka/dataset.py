@@ -20,7 +20,7 @@ from keras_rafm.data.kafka.messages import CSVParser, ExampleParser, JSONParser,
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.errors import OnError
 from keras_rafm.data.raw.tensorflow_io import tensorflow_io
-from keras_rafm.data.reading.array_batches import declare_batch_size
+from keras_rafm.data.samples.array_batches import declare_batch_size
 from keras_rafm.data.schema import Schema
 
 MessageFormat = Literal["example", "json", "csv"]

@@ -1,4 +1,4 @@
-"""Datasets that papers on factorization machines use, by name."""
+"""Public datasets that papers on factorization machines use, by name."""
 
 from keras_rafm.data.known.entry import KnownDataset, known_dataset
 

@@ -19,14 +19,14 @@ _KEPT = (
     *(f"C{number}" for number in range(14, 22)),
 )
 _COLUMNS = ("id", "click", "hour", *_KEPT)
-_MADE = ("click", "hour", "weekday", *_KEPT)
-_DAYS = (8, 1, 1)  # the rows are of ten days
+_WRITTEN_COLUMNS = ("click", "hour", "weekday", *_KEPT)
+_DAYS = (8, 1, 1)  # days of each split
 
 
 def _schema(min_count: int) -> Schema:
-    # Where all values have a feature, that of unseen ones would be left as it was initialized.
+    # With `min_count=1`, training would never update a feature of unseen values.
     category: Column = Schema.string_categorical(min_count=min_count, num_oov_indices=int(min_count > 1))
-    return Schema(dict.fromkeys(_MADE[1:], category), label="click")
+    return Schema(dict.fromkeys(_WRITTEN_COLUMNS[1:], category), label="click")
 
 
 def _write(writer: SplitWriter, sources: Mapping[str, Source], _: int) -> None:
@@ -35,23 +35,22 @@ def _write(writer: SplitWriter, sources: Mapping[str, Source], _: int) -> None:
 
 
 def _rows(source: Source) -> Iterator[bytes]:
-    """Rows without the id; hour of the day and weekday (0: Monday) in place of the hour as YYMMDDHH."""
+    """Yield rows without the id, and with hour of the day and weekday (0: Monday) in place of the time as YYMMDDHH."""
     lines = filled_lines(source)
     header = next(lines, b"").decode("latin-1").rstrip("\r\n")
     if header != ",".join(_COLUMNS):
         raise malformed(source, 1, f"the header {','.join(_COLUMNS)}", header)
     num_delimiters = len(_COLUMNS) - 1
-    before, times = b"", b""
+    previous, times = b"", b""
     for number, line in enumerate(lines, 2):
         if line.count(b",") != num_delimiters:
-            raise malformed(source, number, f"{len(_COLUMNS)} fields with ',' between", line.decode("latin-1"))
+            raise malformed(source, number, f"{len(_COLUMNS)} fields separated by ','", line.decode("latin-1"))
         _, click, hour, others = line.split(b",", 3)
-        if hour != before:
-            if hour < before:
-                raise malformed(
-                    source, number, f"rows in the order of time, after the hour {before.decode()}", hour.decode("latin-1")
-                )
-            before, times = hour, _hour_and_weekday(source, number, hour)
+        if hour != previous:
+            if hour < previous:
+                expected = f"rows in the order of time, not before the hour {previous.decode()}"
+                raise malformed(source, number, expected, hour.decode("latin-1"))
+            previous, times = hour, _hour_and_weekday(source, number, hour)
         yield b"%b,%b,%b" % (click, times, others)
 
 
@@ -69,14 +68,14 @@ AVAZU = Recipe(
     citation=(
         "Steve Wang and Will Cukierski. 2014. Click-Through Rate Prediction. https://www.kaggle.com/c/avazu-ctr-prediction"
     ),
-    licence="the rules of the Kaggle competition, which a person has to accept: not to be redistributed",
+    licence="the rules of the Kaggle competition, which a person must accept: not to be redistributed",
     page="https://www.kaggle.com/c/avazu-ctr-prediction/data",
-    source="the rules of the competition have to be accepted by a person",
+    source="a person must accept the rules of the competition",
     file_format=CSVFormat(quote=None),
     suffix=".csv",
     write=_write,
     schema=_schema,
     min_count=2,
     draws_split=False,
-    header=",".join(_MADE).encode() + b"\n",
+    header=",".join(_WRITTEN_COLUMNS).encode() + b"\n",
 )

@@ -1,4 +1,4 @@
-"""Files that are made once and used again."""
+"""The cache of prepared datasets: files that are written once and used again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ABANDONED_SECONDS = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder of the cache has.
+    """The content of one folder of the cache.
 
     Attributes:
-        files: Paths by split.
-        num_rows: By split.
+        files: The paths of the files of each split.
+        num_rows: The number of rows of each split.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -36,38 +36,40 @@ class Contents:
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder given, or `keras_rafm` in Keras' own (`KERAS_HOME`, or `~/.keras`)."""
+    """Return `cache_dir`, or by default the folder `keras_rafm` in Keras's own folder (`KERAS_HOME`, or `~/.keras`)."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "keras_rafm"
 
 
 def fingerprint(paths: Iterable[Path]) -> list[Any]:
-    """What tells files from others: their contents; of large files size, time of change, beginning and end."""
+    """Return names, sizes and digests that identify files.
+
+    A digest covers the whole file. For a large file it covers the beginning, the end and the time of the last change.
+    """
     return [[path.name, path.stat().st_size, _digest(path)] for path in paths]
 
 
 def prepared(root: Path, name: str, key: Any, make: Callable[[Path], SplitWriter]) -> Contents:
-    """The files that `make` wrote, now or before.
+    """Return the files of a folder in the cache, after writing them if there are none yet.
 
-    They are made in a temporary folder, which is then renamed: a folder in the cache is whole. Several processes may do it
-    at the same time; the first one wins.
+    The folder appears in the cache atomically. If several processes write it at the same time, the first one wins.
 
     Args:
-        root: The cache.
-        name: What a folder's name begins with.
-        key: All that the files depend on, as JSON can hold it.
-        make: Writes them to the folder it is given.
+        root: The folder of the cache.
+        name: The beginning of the folder's name.
+        key: Everything that the files depend on, as plain values for JSON.
+        make: Writes the files to the folder that it receives.
 
     Raises:
         OSError: The cache can't be written.
-        ValueError: A split has no rows; or as `make` does.
+        ValueError: A split has no rows, or `make` raises the error.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = root / f"{name}-{digest}"
-    found = _read(folder)
-    if found is not None:
-        return found
+    contents = _read(folder)
+    if contents is not None:
+        return contents
     with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -77,19 +79,19 @@ def prepared(root: Path, name: str, key: Any, make: Callable[[Path], SplitWriter
             raise OSError(
                 f"the files of {name} can't be written to {root} ({error}); name another folder by `cache_dir`"
             ) from error
-        files = temporary / "files"  # unlike the temporary folder, others may read it
+        files = temporary / "files"  # other users may read it, unlike the temporary folder
         files.mkdir()
         written = make(files)
         empty = [split for split in SPLITS if not written.num_rows[split]]
         if empty:
             num_rows = sum(written.num_rows.values())
-            raise ValueError(f"{name} has too few rows: none are left for {', '.join(empty)}. Received {num_rows} rows")
+            raise ValueError(f"{name} has too few rows: none are left for {', '.join(empty)}. Received: {num_rows} rows")
         _write_contents(files, written)
         _publish(files, folder)
-    made = _read(folder)
-    if made is None:
-        raise OSError(f"{folder} was changed by another process while it was made")
-    return made
+    contents = _read(folder)
+    if contents is None:
+        raise OSError(f"{folder} was changed by another process while this process wrote it")
+    return contents
 
 
 def _temporary_prefix(name: str) -> str:
@@ -97,7 +99,7 @@ def _temporary_prefix(name: str) -> str:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove what processes left that were killed."""
+    """Remove the temporary folders of killed processes: those in which nothing has changed for a day."""
     for folder in root.glob(_temporary_prefix("*") + "*"):
         with contextlib.suppress(OSError):
             newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
@@ -111,13 +113,13 @@ def _write_contents(folder: Path, written: SplitWriter) -> None:
 
 
 def _read(folder: Path) -> Contents | None:
-    """What a folder has, if all of it is there."""
+    """Return the content of a folder, or `None` if a file is missing or has another size than when it was written."""
     try:
         contents = json.loads((folder / _CONTENTS).read_text("utf-8"))
-        whole = all(
+        is_complete = all(
             (folder / name).stat().st_size == size for sizes in contents["files"].values() for name, size in sizes.items()
         )
-        if not whole:
+        if not is_complete:
             return None
         files = {split: tuple(os.fspath(folder / name) for name in contents["files"][split]) for split in SPLITS}
         return Contents(files, {split: int(contents["num_rows"][split]) for split in SPLITS})
@@ -125,13 +127,14 @@ def _read(folder: Path) -> Contents | None:
         return None
 
 
-def _publish(made: Path, folder: Path) -> None:
+def _publish(files: Path, folder: Path) -> None:
+    """Move a folder of files to its place in the cache, unless another process has done so already."""
     try:
-        made.rename(folder)
+        files.rename(folder)
     except OSError:
-        if _read(folder) is not None:  # another process was faster
+        if _read(folder) is not None:
             return
-        replace_directory(made, folder)  # something of that name is there that is not whole
+        replace_directory(files, folder)  # the folder in the cache is incomplete
 
 
 def _digest(path: Path) -> str:

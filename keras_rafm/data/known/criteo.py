@@ -1,4 +1,4 @@
-"""Criteo: clicks on display advertisements."""
+"""Criteo: clicks on display advertisements, from the Display Advertising Challenge."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from keras_rafm.data.schema import Schema
 _INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 _CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
 _COLUMNS = ("label", *_INTEGERS, *_CATEGORIES)
-_DAYS = (12, 1, 1)  # the rows are of seven days: six, and each half of the last one
+_DAYS = (12, 1, 1)  # half days of each split: six days, then the two halves of the seventh
 
 
 def _schema(min_count: int) -> Schema:
     integer: Column = Schema.float_discretized(binning="log", missing="category")
-    # Where all values have a feature, that of unseen ones would be left as it was initialized.
+    # With `min_count=1`, training would never update a feature of unseen values.
     category: Column = Schema.string_categorical(min_count=min_count, num_oov_indices=int(min_count > 1))
     return Schema({**dict.fromkeys(_INTEGERS, integer), **dict.fromkeys(_CATEGORIES, category)}, label="label")
 
@@ -31,11 +31,12 @@ def _write(writer: SplitWriter, sources: Mapping[str, Source], _: int) -> None:
 
 
 def _rows(source: Source) -> Iterator[bytes]:
+    """Yield the lines of the file, after checking the first one. Readers check the others."""
     lines = filled_lines(source)
-    for line in lines:  # the others are checked when they are read
+    for line in lines:
         label, *others = line.split(b"\t")
         if len(others) + 1 != len(_COLUMNS) or label not in (b"0", b"1"):
-            expected = f"a label that is 0 or 1 and {len(_COLUMNS) - 1} fields with '\\t' between, and no header"
+            expected = f"a label that is 0 or 1 and {len(_COLUMNS) - 1} fields separated by '\\t', and no header"
             raise malformed(source, 1, expected, line.decode("latin-1"))
         yield line
         break
@@ -46,9 +47,9 @@ CRITEO = Recipe(
     layout=Layout("criteo", (("train.txt", "train_examples.txt"),), ("dac", "criteo"), "dac.tar.gz"),
     description="45,840,617 display advertisements of seven days, clicked or not; 13 integers and 26 hashed categories",
     citation="Criteo Labs. 2014. Display Advertising Challenge. https://www.kaggle.com/c/criteo-display-ad-challenge",
-    licence="Criteo's terms, which a person has to accept: not for commercial use, not to be redistributed",
+    licence="Criteo's terms, which a person must accept: not for commercial use, not to be redistributed",
     page="https://www.kaggle.com/c/criteo-display-ad-challenge or https://ailab.criteo.com/ressources/",
-    source="its terms have to be accepted by a person",
+    source="a person must accept its terms",
     file_format=CSVFormat(delimiter="\t", quote=None, column_names=_COLUMNS),
     suffix=".tsv",
     write=_write,

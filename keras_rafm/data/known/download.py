@@ -1,4 +1,4 @@
-"""Archives that may be downloaded."""
+"""Download of the archives that authors publish."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from keras_rafm.data.known.recipe import Download, Recipe
 
 
 def downloaded(recipe: Recipe, source: Download, root: Path) -> Path:
-    """The archive of a dataset, checked against its published checksum; downloaded if it is not there yet.
+    """Return the archive of a dataset, after downloading it if necessary and checking it against its checksum.
 
     Args:
-        recipe: Of the dataset.
-        source: Where it is.
-        root: The folder to keep it in.
+        recipe: The recipe of the dataset.
+        source: The address and checksum of the archive.
+        root: The folder in which to keep the archive.
 
     Raises:
         ConnectionError: The download failed.
-        ValueError: What was downloaded has another checksum; it is removed again.
+        ValueError: The downloaded file has another checksum; it is removed.
     """
     archive = root / source.url.rpartition("/")[2]
     try:
@@ -31,11 +31,11 @@ def downloaded(recipe: Recipe, source: Download, root: Path) -> Path:
     except ValueError as error:
         archive.unlink(missing_ok=True)
         raise ValueError(
-            f"what was downloaded from {source.url} to {archive} has not the published md5 {source.md5} ({error}); it was "
-            f"removed, so a new call downloads it again"
+            f"the file downloaded from {source.url} to {archive} does not have the published md5 {source.md5} ({error}); "
+            "it was removed, so that the next call downloads it again"
         ) from error
-    except Exception as error:  # `get_file` raises no narrower one
+    except Exception as error:  # `get_file` raises no narrower type of error
         raise ConnectionError(
             f"{recipe.name} could not be downloaded from {source.url} ({error}). {recipe.how_to_get}\n"
-            f"The archive may also be put at {archive}, where a download would be."
+            f"You may also save the archive as {archive}, where a download would be saved."
         ) from error

@@ -1,4 +1,4 @@
-"""Frappe: use of apps in context, with the negative samples of the paper on neural factorization machines."""
+"""Frappe: use of apps in context, with negative samples drawn by the authors of neural factorization machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MovieLens: ratings of films."""
+"""MovieLens: ratings of films by users."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def _recipe(size: str, num_rows: str, text: _Text, folder: str, md5: str, *, has
 
 
 def _schema(min_count: int, *, has_users: bool) -> Schema:
-    # Where all values have a feature, that of unseen ones would be left as it was initialized.
+    # With `min_count=1`, training would never update a feature of unseen values.
     unseen = int(min_count > 1)
     number = Schema.integer_categorical(min_count=min_count, num_oov_indices=unseen, missing="ignore")
     string = Schema.string_categorical(min_count=min_count, num_oov_indices=unseen, missing="ignore")
     genres = Schema.string_categorical(min_count=min_count, num_oov_indices=unseen, missing="ignore", separator="|")
-    of_users: dict[str, Column] = {"age": number, "gender": string, "occupation": string} if has_users else {}
-    return Schema({"user": number, "item": number, **of_users, "genres": genres}, label="rating", task="regression")
+    user_columns: dict[str, Column] = {"age": number, "gender": string, "occupation": string} if has_users else {}
+    return Schema({"user": number, "item": number, **user_columns, "genres": genres}, label="rating", task="regression")
 
 
 def _write(writer: SplitWriter, sources: Mapping[str, Source], seed: int, *, text: _Text, has_users: bool) -> None:
@@ -73,6 +73,8 @@ def _write(writer: SplitWriter, sources: Mapping[str, Source], seed: int, *, tex
 
 
 class _NoFields(dict[str, str]):
+    """No further fields for any user."""
+
     def __missing__(self, key: str) -> str:
         return ""
 
@@ -85,7 +87,7 @@ def _ratings_of_100k(sources: Mapping[str, Source]) -> Iterator[tuple[str, str, 
 def _users_of_100k(sources: Mapping[str, Source]) -> Table:
     source = sources["u.user"]
     rows = split_rows(source, "|", ("user", *_USER_COLUMNS, "zip code"), "latin-1")
-    return Table(source, "user", ((user, of_user) for user, *of_user, _ in rows))
+    return Table(source, "user", ((user, fields) for user, *fields, _ in rows))
 
 
 def _items_of_100k(sources: Mapping[str, Source]) -> Table:
@@ -96,7 +98,7 @@ def _items_of_100k(sources: Mapping[str, Source]) -> Table:
     def rows() -> Iterator[tuple[str, list[str]]]:
         for item, _, _, _, _, *flags in split_rows(source, "|", columns, "latin-1"):
             if not set(flags) <= {"0", "1"}:
-                raise ValueError(f"{source.name}: flags of genres must be 0 or 1. Received: {flags} of item {item!r}")
+                raise ValueError(f"{source.name}: genre flags must be 0 or 1. Received: {flags} of item {item!r}")
             yield item, ["|".join(genre for genre, flag in zip(genres, flags, strict=True) if flag == "1")]
 
     return Table(source, "item", rows())
@@ -115,16 +117,16 @@ def _users_in_dat(sources: Mapping[str, Source]) -> Table:
 
 
 def _items_in_dat(sources: Mapping[str, Source]) -> Table:
-    source = sources["movies.dat"]  # its titles are in latin-1 or UTF-8, its genres in ASCII
+    source = sources["movies.dat"]  # titles are in latin-1 or UTF-8, genres in ASCII
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         with source.opened() as file:
             for number, line in enumerate(file, 1):
                 fields = line.decode("latin-1").rstrip("\r\n").split("::")
-                if len(fields) >= 3:  # a title may have the separator in it
+                if len(fields) >= 3:  # a title may contain the separator
                     yield fields[0], [fields[-1]]
                 elif line.strip():
-                    raise malformed(source, number, "3 fields (item, title, genres) with '::' between", "::".join(fields))
+                    raise malformed(source, number, "3 fields (item, title, genres) separated by '::'", "::".join(fields))
 
     return Table(source, "item", rows())
 
@@ -140,7 +142,7 @@ def _items_in_csv(sources: Mapping[str, Source]) -> Table:
     return Table(source, "item", ((item, [genres]) for item, _, genres in rows))
 
 
-# The md5 are those that GroupLens publishes beside the archives (ml-100k.zip.md5, …).
+# GroupLens publishes the checksums beside the archives (ml-100k.zip.md5, …).
 MOVIELENS = (
     _recipe("100k", "100,000", "u.", "ml-100k", "0e33842e24a9c977be4e0107933c0723", has_users=True),
     _recipe("1m", "1,000,209", ".dat", "ml-1m", "c4d9eecfca2ab87c1945afe126590906", has_users=True),

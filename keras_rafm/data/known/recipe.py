@@ -1,4 +1,4 @@
-"""What has to be known of a dataset to make it."""
+"""`Recipe`: how the files of a known dataset are written from those of its authors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_rafm.data.schema import Schema
 
 @dataclass(frozen=True)
 class Download:
-    """The archive that the authors publish.
+    """An archive that the authors publish for download.
 
     Attributes:
-        url: Its address.
-        md5: Its checksum, as published beside it.
+        url: The address of the archive.
+        md5: The checksum that the authors publish.
     """
 
     url: str
@@ -26,23 +26,23 @@ class Download:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a dataset becomes files of raw columns.
+    """How to write the files of a dataset, and the facts to show about it.
 
     Attributes:
-        layout: What the authors distribute.
-        description: What a row is, in a line.
-        citation: What the authors ask to cite.
-        licence: What they allow.
-        page: Where a person gets it.
-        source: `Download`, or why it can't be downloaded by a program.
-        file_format: Of the files made.
-        suffix: What their names end with.
-        write: Makes them from the sources by the authors' names; the last argument is the seed of the split.
-        schema: Given `min_count`.
-        min_count: The default; `None`: the ids are the authors', no value is left out.
-        draws_split: Whether the split is drawn.
-        header: The first line of each file.
-        version: Is raised when other files are made from the same sources.
+        layout: The files that the authors distribute.
+        description: The meaning and number of the rows, in one line.
+        citation: The publication that the authors ask to cite.
+        licence: The authors' terms of use.
+        page: The web page where a person can get the files.
+        source: The download, or the reason why a program can't download the files.
+        file_format: The format of the written files.
+        suffix: The end of their names.
+        write: Writes the files from the authors' files (by their names). The last argument is the seed of the split.
+        schema: Makes the schema for a `min_count`.
+        min_count: The default `min_count`; `None` if it does not apply because the ids are the authors'.
+        draws_split: Whether the split is random.
+        header: The first line of each written file.
+        version: A number to increase when different files are written from the same files of the authors.
     """
 
     layout: Layout
@@ -67,7 +67,7 @@ class Recipe:
 
     @property
     def how_to_get(self) -> str:
-        """What a person has to do, in words."""
+        """Instructions for a person who needs the files, for messages."""
         return (
             f"Get it at {self.page}, put {self.layout.expected} in a folder, and call "
             f"known_dataset({self.name!r}, path='that folder'). Licence: {self.licence}"

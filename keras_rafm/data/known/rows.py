@@ -1,4 +1,4 @@
-"""Lines of the authors' text files as fields, and what is wrong in them by line."""
+"""Fields of the lines of the authors' text files, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from keras_rafm.data.known.sources import Source
 
 
 def split_rows(source: Source, separator: str, columns: Sequence[str], encoding: str = "utf-8") -> Iterator[list[str]]:
-    """Fields between separators, of lines without quoting and without a header.
+    """Yield the fields of each line of a file without quotes and without a header. Blank lines are skipped.
+
+    Args:
+        source: The file.
+        separator: The text between fields.
+        columns: The names of the fields.
+        encoding: The encoding of the file.
 
     Raises:
-        ValueError: A line has another number of fields than there are columns.
+        ValueError: A line does not have one field per column.
     """
     with source.opened() as file, io.TextIOWrapper(file, encoding, newline="\n") as text:
         for number, line in enumerate(text, 1):
@@ -21,16 +27,15 @@ def split_rows(source: Source, separator: str, columns: Sequence[str], encoding:
             if len(fields) == len(columns):
                 yield fields
             elif line.strip():
-                raise malformed(
-                    source, number, f"{len(columns)} fields ({', '.join(columns)}) with {separator!r} between", line
-                )
+                expected = f"{len(columns)} fields ({', '.join(columns)}) separated by {separator!r}"
+                raise malformed(source, number, expected, line)
 
 
 def csv_rows(source: Source, columns: Sequence[str]) -> Iterator[list[str]]:
-    """Fields of CSV with a header, which has to name the columns.
+    """Yield the fields of each row of a CSV file whose header consists of the given columns. Blank rows are skipped.
 
     Raises:
-        ValueError: The header is another one, or a row has another number of fields than there are columns.
+        ValueError: The header differs, or a row does not have one field per column.
     """
     with source.opened() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.reader(text)
@@ -45,5 +50,5 @@ def csv_rows(source: Source, columns: Sequence[str]) -> Iterator[list[str]]:
 
 
 def malformed(source: Source, line: int, expected: str, received: str) -> ValueError:
-    """An error that names file, line, what was expected and what is there."""
-    return ValueError(f"{source.name}, line {line}: expected {expected}. Received: {received.rstrip()[:200]!r}")
+    """Return an error that names file, line, what was expected and what was received."""
+    return ValueError(f"{source.name}, line {line}: expected {expected}, received {received.rstrip()[:200]!r}")

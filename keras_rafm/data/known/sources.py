@@ -1,4 +1,4 @@
-"""Files as their authors distribute them: plain or gzip, in a folder or in the archive they publish."""
+"""The files of a dataset as its authors distribute them: plain or gzip, in a folder or in an archive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NAMES_SHOWN = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset is distributed.
+    """How the authors distribute a dataset.
 
     Attributes:
-        dataset: Its name.
-        files: Those it is made from: for each one the names that it may have, the authors' own first.
-        folders: What folders are called that the authors put these files in.
-        archive: What the archive with these files is called, if they publish one.
+        dataset: The name of the dataset.
+        files: For each file that is needed, the names that it may have, the authors' name first.
+        folders: The names of folders in which the authors put these files.
+        archive: The name of the archive that they publish, if there is one.
     """
 
     dataset: str
@@ -40,19 +40,19 @@ class Layout:
 
     @property
     def expected(self) -> str:
-        """What has to be there, in words."""
-        files = ", ".join(" or ".join(names) for names in self.files)
-        plain = f"{files} ({'each ' if len(self.files) > 1 else ''}plain, or gzip with .gz behind the name)"
-        return plain if self.archive is None else f"{plain}, or {self.archive}"
+        """The files that are needed, in words for messages."""
+        names = ", ".join(" or ".join(names) for names in self.files)
+        files = f"{names} ({'each ' if len(self.files) > 1 else ''}plain, or gzip with .gz appended to the name)"
+        return files if self.archive is None else f"{files}, or {self.archive}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a dataset is made from.
+    """A file of the authors.
 
     Attributes:
-        name: What it is called in messages.
-        opened: Opens it, unpacked.
+        name: The name for messages.
+        opened: Opens the file, decompressed, as a context manager.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The files of a dataset.
+class SourceFiles:
+    """All files of a dataset.
 
     Attributes:
-        sources: By the authors' names.
-        paths: The files on disk that hold them.
-        are_compressed: Whether some of them are.
+        sources: The files by the authors' names.
+        paths: The files or the archive on disk.
+        are_compressed: Whether any of them is compressed.
     """
 
     sources: Mapping[str, Source]
@@ -74,38 +74,42 @@ class Found:
     are_compressed: bool
 
 
-def find_sources(path: Path, layout: Layout) -> Found:
-    """The files of a dataset in a folder or an archive; or a file itself, if the dataset is made from just one.
+def find_sources(path: Path, layout: Layout) -> SourceFiles:
+    """Find the files of a dataset.
+
+    Args:
+        path: A folder or an archive with the files; or the file itself, if the dataset needs just one.
+        layout: How the authors distribute the dataset.
 
     Raises:
-        FileNotFoundError: There is nothing at `path`, or some file is not there.
-        ValueError: `path` is one file of several, or several folders in it fit.
+        FileNotFoundError: `path` or a file in it is not found.
+        ValueError: `path` is one of several files, or several folders in it have all files.
     """
     if path.is_dir():
         return _in_folder(path, layout)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file or folder {path}. {layout.dataset} is made from {layout.expected}")
+        raise FileNotFoundError(f"file or folder not found: {path}. {layout.dataset} needs {layout.expected}")
     members = _archive_members(path)
     if members is not None:
         chosen = _choose(members, layout, f"the archive {path}")
         sources = {name: _of_archive(path, member) for name, member in chosen.items()}
-        return Found(sources, (path,), are_compressed=True)
+        return SourceFiles(sources, (path,), are_compressed=True)
     if len(layout.files) > 1:
         raise ValueError(
-            f"{path} is neither a folder nor an archive: {layout.dataset} is made from {layout.expected}; give the folder "
-            f"that has them, such as path={os.fspath(path.parent)!r}"
+            f"{path} is neither a folder nor an archive: {layout.dataset} needs {layout.expected}; pass the folder with "
+            f"these files, such as path={os.fspath(path.parent)!r}"
         )
     return _of_files({layout.files[0][0]: path})
 
 
-def _in_folder(folder: Path, layout: Layout) -> Found:
-    there = []
+def _in_folder(folder: Path, layout: Layout) -> SourceFiles:
+    members = []
     for inner in ("", *layout.folders):
         if (folder / inner).is_dir():
-            there += [posixpath.join(inner, file.name) for file in (folder / inner).iterdir() if file.is_file()]
+            members += [posixpath.join(inner, file.name) for file in (folder / inner).iterdir() if file.is_file()]
     archive = folder / layout.archive if layout.archive is not None else None
     try:
-        chosen = _choose(there, layout, f"the folder {folder}")
+        chosen = _choose(members, layout, f"the folder {folder}")
     except FileNotFoundError:
         if archive is None or not archive.is_file():
             raise
@@ -114,42 +118,50 @@ def _in_folder(folder: Path, layout: Layout) -> Found:
 
 
 def _choose(members: Sequence[str], layout: Layout, place: str) -> dict[str, str]:
-    """Which member each file is: all of them from one folder."""
+    """Return the member of a folder or an archive for each file of the layout, by the authors' name.
+
+    All files are taken from one inner folder.
+
+    Args:
+        members: Paths of all files, relative to the folder or archive.
+        layout: The files that are needed.
+        place: The folder or archive, for messages.
+    """
     by_folder: dict[str, dict[str, str]] = defaultdict(dict)
     for member in members:
         by_folder[posixpath.dirname(member)][posixpath.basename(member)] = member
-    fitting: dict[str, dict[str, str]] = {}
+    complete: dict[str, dict[str, str]] = {}
     missing = [names[0] for names in layout.files]
-    for folder, own in by_folder.items():
+    for folder, member_of_name in by_folder.items():
         chosen = {}
         for names in layout.files:
-            accepted = [name for plain in names for name in (plain, plain + ".gz") if name in own]
+            accepted = [name for plain in names for name in (plain, plain + ".gz") if name in member_of_name]
             if accepted:
-                chosen[names[0]] = own[accepted[0]]
+                chosen[names[0]] = member_of_name[accepted[0]]
         if len(chosen) == len(layout.files):
-            fitting[folder] = chosen
+            complete[folder] = chosen
         else:
-            lacks = [names[0] for names in layout.files if names[0] not in chosen]
-            missing = min(missing, lacks, key=len)
-    if not fitting:
+            missing_here = [names[0] for names in layout.files if names[0] not in chosen]
+            missing = min(missing, missing_here, key=len)
+    if not complete:
         shown = [posixpath.basename(member) for member in sorted(members)[:_NAMES_SHOWN]]
         more = len(members) - len(shown)
         raise FileNotFoundError(
-            f"{place} lacks {', '.join(missing)} of {layout.dataset}, which is made from {layout.expected}. "
+            f"{place} lacks {', '.join(missing)} of {layout.dataset}, which needs {layout.expected}. "
             f"It has: {', '.join(shown) or 'no files'}{f' and {more} more' if more > 0 else ''}"
         )
-    # A folder itself comes before those in it, and those that the authors name before others.
-    own_folders = [folder for folder in fitting if posixpath.basename(folder) in layout.folders]
-    preferred = [""] if "" in fitting else own_folders or list(fitting)
+    # The outermost folder is preferred to inner folders, and folders that the authors name to other folders.
+    named_folders = [folder for folder in complete if posixpath.basename(folder) in layout.folders]
+    preferred = [""] if "" in complete else named_folders or list(complete)
     if len(preferred) > 1:
         raise ValueError(
             f"{place} has {layout.dataset} in several folders: {', '.join(sorted(preferred))}; name one of them"
         )
-    return fitting[preferred[0]]
+    return complete[preferred[0]]
 
 
 def _archive_members(path: Path) -> list[str] | None:
-    """Names of the files in an archive; `None` for what is none."""
+    """Return the names of the files in an archive, or `None` if the file is not an archive."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return [member.filename for member in archive.infolist() if not member.is_dir()]
@@ -159,9 +171,9 @@ def _archive_members(path: Path) -> list[str] | None:
     return None
 
 
-def _of_files(paths: Mapping[str, Path]) -> Found:
+def _of_files(paths: Mapping[str, Path]) -> SourceFiles:
     sources = {name: Source(os.fspath(path), _opener(os.fspath(path), path.open)) for name, path in paths.items()}
-    return Found(sources, tuple(paths.values()), any(_is_gzip(path) for path in paths.values()))
+    return SourceFiles(sources, tuple(paths.values()), any(_is_gzip(path) for path in paths.values()))
 
 
 def _of_archive(path: Path, member: str) -> Source:
@@ -174,13 +186,13 @@ def _of_archive(path: Path, member: str) -> Source:
                 yield file
         else:
             with tarfile.open(path) as packed:
-                for own in packed:
-                    if own.isfile() and own.name.removeprefix("./") == member:
-                        unpacked = packed.extractfile(own)
+                for entry in packed:
+                    if entry.isfile() and entry.name.removeprefix("./") == member:
+                        unpacked = packed.extractfile(entry)
                         assert unpacked is not None
                         yield unpacked
                         return
-                raise FileNotFoundError(f"{name} is not there any more")
+                raise FileNotFoundError(f"{name} was removed while it was in use")
 
     return Source(name, _opener(name, opened))
 
@@ -188,7 +200,12 @@ def _of_archive(path: Path, member: str) -> Source:
 def _opener(
     name: str, opened: Callable[[str], AbstractContextManager[Any]]
 ) -> Callable[[], AbstractContextManager[BinaryIO]]:
-    """Unpacks gzip; what is wrong in a file is told with its name."""
+    """Return a function that opens a file, decompresses gzip, and raises errors that name the file.
+
+    Args:
+        name: The name of the file for errors.
+        opened: Opens the file as it is.
+    """
 
     @contextlib.contextmanager
     def unpacked() -> Iterator[BinaryIO]:
@@ -201,7 +218,7 @@ def _opener(
                 else:
                     yield file
         except _DAMAGED as error:
-            raise ValueError(f"{name} is damaged or cut short ({error})") from error
+            raise ValueError(f"{name} is damaged or truncated ({error})") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} is not in the encoding {error.encoding} ({error})") from error
 

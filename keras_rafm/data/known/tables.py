@@ -1,4 +1,4 @@
-"""Small tables beside the examples: what is known of a user or an item."""
+"""Tables of the further fields of users and items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras_rafm.data.known.sources import Source
 
 
 class Codes(dict[str, int]):
-    """Numbers strings in the order in which they are first asked for."""
+    """Numbers strings in the order in which they are first looked up."""
 
     def __missing__(self, key: str) -> int:
         self[key] = len(self)
@@ -16,16 +16,16 @@ class Codes(dict[str, int]):
 
 
 class Table(dict[str, str]):
-    """Further fields by key, each with a tab before it.
+    """The further fields of each key, each preceded by a tab.
 
     Args:
-        source: What the fields are from.
-        what: What a key is called, such as `"user"`.
-        rows: Key and fields.
+        source: The file of the fields, for errors.
+        what: The kind of key, such as `"user"`, for errors.
+        rows: Key and fields of each row.
 
     Raises:
-        ValueError: A field has a tab or a line break in it, or a key is there twice with other fields; when asked for a
-            key, that there is no such one.
+        ValueError: A field has a tab or a line break, or a key is repeated with other fields. Looking up an unknown key
+            raises it too.
     """
 
     def __init__(self, source: Source, what: str, rows: Iterable[tuple[str, list[str]]]) -> None:
@@ -35,10 +35,10 @@ class Table(dict[str, str]):
             text = "".join("\t" + field for field in fields)
             if text.count("\t") != len(fields) or "\n" in text or "\r" in text:
                 raise ValueError(
-                    f"{source.name}: fields must have no tabs and line breaks. Received: {fields} of {what} {key!r}"
+                    f"{source.name}: fields must not contain tabs or line breaks. Received: {fields} of {what} {key!r}"
                 )
             if self.setdefault(key, text) != text:
-                raise ValueError(f"{source.name}: {what} {key!r} must be there once. Received several rows of it")
+                raise ValueError(f"{source.name}: {what} {key!r} must occur in one row only. Received: several rows")
 
     def __missing__(self, key: str) -> str:
-        raise ValueError(f"{self._source.name}: there is no {self._what} {key!r}, of which there are examples")
+        raise ValueError(f"{self._source.name}: there is no {self._what} {key!r}, which occurs in the ratings")

@@ -14,7 +14,7 @@ from keras_rafm.data.schema import Schema
 
 
 def _schema(min_count: int) -> Schema:
-    # Where all values have a feature, that of unseen ones would be left as it was initialized.
+    # With `min_count=1`, training would never update a feature of unseen values.
     unseen = int(min_count > 1)
     number = Schema.integer_categorical(min_count=min_count, num_oov_indices=unseen, missing="ignore")
     city = Schema.integer_categorical(min_count=min_count, num_oov_indices=unseen)
@@ -26,15 +26,18 @@ def _schema(min_count: int) -> Schema:
 def _write(writer: SplitWriter, sources: Mapping[str, Source], seed: int) -> None:
     cities = _by_business(sources["business_city.dat"], "city")
     categories = _by_business(sources["business_category.dat"], "category")
-    several = [business for business, own in cities.items() if len(own) > 1]
+    several = [business for business, cities_of_business in cities.items() if len(cities_of_business) > 1]
     if several:
-        raise ValueError(f"{sources['business_city.dat'].name}: business {several[0]!r} must have one city")
+        name = several[0]
+        raise ValueError(
+            f"{sources['business_city.dat'].name}: business {name!r} must have one city. Received: {cities[name]}"
+        )
     examples = split_rows(sources["user_business.dat"], "\t", ("user", "business", "stars"))
     write_drawn(writer, examples, defaultdict(str), _Businesses(cities, categories), seed)
 
 
 class _Businesses(dict[str, str]):
-    """City and categories of a business; some have none."""
+    """City and categories of each business, as fields preceded by tabs. Businesses may have none."""
 
     def __init__(self, cities: Mapping[str, list[str]], categories: Mapping[str, list[str]]) -> None:
         super().__init__()
@@ -45,6 +48,7 @@ class _Businesses(dict[str, str]):
 
 
 def _by_business(source: Source, what: str) -> dict[str, list[str]]:
+    """Return the values (cities or categories) of each business."""
     values: dict[str, list[str]] = {}
     for business, value, _ in split_rows(source, "\t", ("business", what, "weight")):
         values.setdefault(business, []).append(value)
@@ -62,7 +66,7 @@ YELP = Recipe(
     ),
     licence="none stated with these files; Yelp's own terms for its dataset allow academic use",
     page="https://github.com/librahu/HIN-Datasets-for-Recommendation-and-Network-Embedding (the folder Yelp)",
-    source="there is no address of these files that stays the same",
+    source="these files have no permanent address",
     file_format=CSVFormat(delimiter="\t", quote=None),
     suffix=".tsv",
     write=_write,

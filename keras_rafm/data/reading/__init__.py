@@ -1,1 +1,1 @@
-"""Files and arrays -> batches."""
+"""Reading of files: from blocks of raw rows to shuffled batches for a model, in parallel."""

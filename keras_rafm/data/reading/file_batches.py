@@ -1,4 +1,4 @@
-"""Files of raw columns -> batches for a model."""
+"""Batches for a model, and blocks of raw columns, from files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from keras_rafm.data.raw.arrays import as_raw_columns, blocks_as_arrays
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.errors import OnError
 from keras_rafm.data.raw.files import PathLike, files_of, is_gzip
-from keras_rafm.data.reading.array_batches import Orders, declare_batch_size, num_batches, read_ahead, without_autotuning
 from keras_rafm.data.reading.streaming import streamed_batches
+from keras_rafm.data.samples.array_batches import Orders, declare_batch_size, num_batches, read_ahead, without_autotuning
 
 
 def read_batches(
@@ -35,15 +35,27 @@ def read_batches(
     num_rows: int | None,
     on_error: OnError | None,
 ) -> tf.data.Dataset:
-    """As `Schema.dataset`, of the given columns, of which `encode` makes tuples of tensors."""
+    """Stream the raw `columns` of files in batches. See `Schema.dataset` for the other arguments and errors.
+
+    `encode` maps a block of raw columns to a tuple of tensors. A batch is such a tuple, or its item if it has just one.
+    """
     size = integer(batch_size, "batch_size", at_least=1)
     if not 0 <= shard_index < integer(num_shards, "num_shards", at_least=1):
         raise ValueError(f"`shard_index` must be from 0 to {num_shards - 1}. Received: shard_index={shard_index}")
     files = files_of(paths)
     orders = Orders(seed, first_epoch) if shuffle else None
-    held = integer(shuffled_rows, "shuffled_rows", at_least=1)
-    opener = one_format(files, file_format).fitted_to(files, columns).opener(columns, on_error)
-    batches = streamed_batches(files, opener, encode, size, drop_remainder, orders, held, (shard_index, num_shards))
+    held_rows = integer(shuffled_rows, "shuffled_rows", at_least=1)
+    batches = streamed_batches(
+        files,
+        fitted_format(files, file_format, columns).opener(columns, on_error),
+        encode,
+        batch_size=size,
+        drop_remainder=drop_remainder,
+        orders=orders,
+        shuffled_rows=held_rows,
+        num_shards=num_shards,
+        shard_index=shard_index,
+    )
     if len(batches.element_spec) == 1:
         batches = batches.map(lambda inputs: inputs)
     if num_rows is not None:
@@ -58,22 +70,22 @@ def raw_blocks(
     file_format: FileFormat | None,
     on_error: OnError | None,
 ) -> tf.data.Dataset:
-    """Raw columns of files one after the other, in blocks of as many rows as the format reads at once."""
+    """Stream the raw columns of files, one file after the other, in blocks. See `Schema.raw_dataset`."""
     files = files_of(paths)
-    opener = one_format(files, file_format).fitted_to(files, columns).opener(columns, on_error)
+    opener = fitted_format(files, file_format, columns).opener(columns, on_error)
     return read_ahead(tf.data.Dataset.from_tensor_slices(files).flat_map(opener))
 
 
 def eager_blocks(
     path: str, columns: Sequence[RawColumn], file_format: FileFormat, on_error: OnError | None
 ) -> Iterator[dict[str, Any]]:
-    """Raw columns of a file as eager tensors, in blocks; errors are those of the reader, with file and row.
+    """Yield the raw columns of a file as eager tensors, in blocks. Errors are those of the reader, with file and row.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is malformed.
+        FileNotFoundError: The file is not found.
+        ValueError: The file is malformed.
     """
-    if isinstance(file_format, PythonFormat):  # not by way of tf.data, where an error would lose its type
+    if isinstance(file_format, PythonFormat):  # without tf.data, which would change the type of errors
         blocks = file_format.blocks(path, columns, on_error)
         for texts, arrays in blocks_as_arrays(blocks, columns, file_format.shares_text):
             yield as_raw_columns(texts, arrays, columns)
@@ -83,32 +95,37 @@ def eager_blocks(
         for block in without_autotuning(file_format.opener(columns, on_error)(tf.constant(path))):
             is_empty = False
             yield block
-    except (tf.errors.OpError, UnicodeDecodeError):  # the latter where TensorFlow's message has bytes of the file
+    except (tf.errors.OpError, UnicodeDecodeError):  # the latter if TensorFlow's message quotes bytes of the file
         file_format.explain(path, columns, on_error)
         raise
-    if is_empty or is_gzip(path):  # TensorFlow may take a file for ended that was cut off
+    if is_empty or is_gzip(path):  # TensorFlow may not notice that a compressed file is truncated
         file_format.explain(path, columns, on_error)
 
 
-def untold(on_error: OnError | None) -> OnError | None:
-    """What leaves out the same rows without a word: for those that are read again."""
+def without_report(on_error: OnError | None) -> OnError | None:
+    """Return an `on_error` that skips the same rows without reporting them, for reading the same files again."""
     return None if on_error is None else lambda error: None
 
 
 def one_format(files: Sequence[str], file_format: FileFormat | None) -> FileFormat:
-    """The format given, or the one that the names of all files tell.
+    """Return `file_format`, or the format inferred from the file names if it is `None`.
 
     Raises:
-        TypeError: What is given is no format.
-        ValueError: The names tell none, or several.
+        TypeError: `file_format` is not a file format.
+        ValueError: The file names imply no format, or several.
     """
     if file_format is not None:
         if not isinstance(file_format, FileFormat):
             raise TypeError(f"`file_format` must be a file format such as CSVFormat(). Received: {file_format!r}")
         return file_format
-    told = {file: format_of(file) for file in files}
-    first = told[files[0]]
-    for file, other in told.items():
+    formats = {file: format_of(file) for file in files}
+    first = formats[files[0]]
+    for file, other in formats.items():
         if other != first:
             raise ValueError(f"files must be of one format; {files[0]} and {file} differ")
     return first
+
+
+def fitted_format(files: Sequence[str], file_format: FileFormat | None, columns: Sequence[RawColumn]) -> FileFormat:
+    """Return the format of files, ready to open them. See `one_format` and `FileFormat.fitted_to`."""
+    return one_format(files, file_format).fitted_to(files, columns)

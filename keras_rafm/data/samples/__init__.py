@@ -1,1 +1,5 @@
-"""Samples in memory."""
+"""Samples in memory as NumPy arrays, and batches of them for training."""
+
+from keras_rafm.data.samples.samples import FloatArray, IdArray, Samples
+
+__all__ = ["FloatArray", "IdArray", "Samples"]

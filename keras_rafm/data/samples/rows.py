@@ -1,4 +1,4 @@
-"""Samples of varying length, end to end, as a reader meets them."""
+"""Samples of varying length, stored end to end, as readers produce them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keras_rafm.data.samples.samples import FloatArray, IdArray
 
 @dataclass(frozen=True)
 class Rows:
-    """Labels of `n` samples, and their occurrences end to end.
+    """The labels of `n` samples, and the occurrences of all samples end to end.
 
     Args:
         labels: float32 `[n]`.
-        lengths: Occurrences of each sample, int64 `[n]`.
-        ids: int32 or int64 `[sum of lengths]`.
+        lengths: The number of occurrences of each sample, int64 `[n]`.
+        ids: Feature ids, int32 or int64 `[sum of lengths]`.
         values: float32 `[sum of lengths]`.
     """
 
@@ -33,7 +33,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The samples of all parts, of which there is at least one; ids are int64 if those of one part are."""
+        """Join the samples of one or more parts. Ids are int64 if those of any part are."""
         return cls(
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.lengths for part in parts]),
@@ -42,7 +42,7 @@ class Rows:
         )
 
     def split(self, size: int) -> Iterator[Rows]:
-        """Parts of `size` samples; the last one has what is left."""
+        """Yield parts of `size` samples; the last part may be smaller."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
@@ -50,13 +50,17 @@ class Rows:
             yield Rows(self.labels[start:stop], self.lengths[start:stop], self.ids[flat], self.values[flat])
 
     def padded(self, num_fields: int | None) -> tuple[IdArray, FloatArray]:
-        """`ids` and `values` as `[n, num_fields]`; without `num_fields` as wide as the longest sample, at least 1."""
+        """Return `ids` and `values` as matrices `[n, num_fields]`.
+
+        Args:
+            num_fields: The width; `None` for the length of the longest sample, at least 1.
+        """
         width = num_fields or max(1, int(self.lengths.max(initial=0)))
         if np.all(self.lengths == width):
             return self.ids.reshape(-1, width), self.values.reshape(-1, width)
-        occupied = np.arange(width) < self.lengths[:, np.newaxis]
-        ids = np.full_like(self.ids, PADDING_ID, shape=occupied.shape)
-        values = np.zeros(occupied.shape, np.float32)
-        ids[occupied] = self.ids
-        values[occupied] = self.values
+        is_occurrence = np.arange(width) < self.lengths[:, np.newaxis]
+        ids = np.full_like(self.ids, PADDING_ID, shape=is_occurrence.shape)
+        values = np.zeros(is_occurrence.shape, np.float32)
+        ids[is_occurrence] = self.ids
+        values[is_occurrence] = self.values
         return ids, values

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import integer
 from keras_rafm.checks.constants import PADDING_ID
-from keras_rafm.data.reading.array_batches import (
+from keras_rafm.data.samples.array_batches import (
     Orders,
     declare_batch_size,
     declare_endless,
@@ -29,14 +29,14 @@ class Samples:
     """`N` samples of up to `F` occurrences (feature id, value) each, with their labels.
 
     Args:
-        ids: Feature ids, int32 or int64 `[N, F]`. A shorter sample is padded at the end of its row with -1.
-        values: Value of each occurrence, float32 `[N, F]`; 0 where `ids` is padding.
+        ids: Feature ids, int32 or int64 `[N, F]`. Shorter samples are padded with -1 at the end of their rows.
+        values: The value of each occurrence, float32 `[N, F]`; 0 where `ids` is padding.
         labels: float32 `[N]`; 0 or 1 for classification.
 
     Raises:
-        TypeError: An argument is not a NumPy array of the dtype above.
-        ValueError: Shapes do not fit each other, an id is below -1, padding is followed by an occurrence or has a
-            value, or a value or label is NaN or infinite.
+        TypeError: An argument is not a NumPy array of its dtype.
+        ValueError: Shapes do not match, an id is below -1, padding is followed by an occurrence or has a value other than
+            0, or a value or label is NaN or infinite.
     """
 
     ids: IdArray
@@ -63,16 +63,19 @@ class Samples:
 
     @property
     def num_fields(self) -> int:
-        """`F`: occurrences in the longest sample, or more where the rows were padded further."""
+        """`F`: the number of occurrences in the longest sample, or more if the rows are padded further."""
         return self.ids.shape[1]
 
     @property
     def one_hot(self) -> bool:
-        """Whether every occurrence has the value 1, so that `values` need not be given to a model."""
+        """Whether every occurrence has the value 1, so that a model needs no `values`."""
         return bool(np.all((self.values == 1) | (self.ids == PADDING_ID)))
 
     def take(self, indices: slice | npt.ArrayLike) -> Samples:
-        """The samples of a slice, of an int array of indices `[M]`, or of a bool mask `[N]`; `samples[…]` is the same.
+        """Return some of the samples; `samples[…]` is the same.
+
+        Args:
+            indices: A slice, an int array `[M]` or a bool mask `[N]`.
 
         Raises:
             IndexError: `indices` are not one-dimensional, not ints or bools, or out of range.
@@ -82,14 +85,14 @@ class Samples:
             if indices.ndim != 1:
                 raise IndexError(
                     "`indices` must be a slice or a one-dimensional array (`samples[i : i + 1]` is one sample). "
-                    f"Received shape {indices.shape}"
+                    f"Received: shape {indices.shape}"
                 )
             if indices.size == 0:
                 indices = indices.astype(np.intp)
         return Samples(self.ids[indices], self.values[indices], self.labels[indices])
 
     def padded(self, num_fields: int) -> Samples:
-        """The same samples with rows of `num_fields`, so that sets of different width can share a model.
+        """Return the samples with rows padded to `num_fields`, so that sets of different width can share a model.
 
         Raises:
             TypeError: `num_fields` is not an integer.
@@ -102,7 +105,7 @@ class Samples:
         return Samples(np.pad(self.ids, columns, constant_values=PADDING_ID), np.pad(self.values, columns), self.labels)
 
     def inputs(self) -> dict[str, npt.NDArray[Any]]:
-        """`{"ids": ids, "values": values}`, the input of a layer or model; the arrays are not copied."""
+        """Return `{"ids": ids, "values": values}`, the input of a layer or model. The arrays are not copied."""
         return {"ids": self.ids, "values": self.values}
 
     def dataset(
@@ -113,25 +116,25 @@ class Samples:
         drop_remainder: bool = False,
         with_values: bool = True,
     ) -> tf.data.Dataset:
-        """Batches of the samples, gathered whole, for `fit`, `evaluate` or `predict`.
+        """Return batches of the samples for `fit`, `evaluate` or `predict`.
 
-        A model takes them without a warning if its input is a dict: `RaFMModel({"ids": ids, "values": values}, …)`, or
-        `RaFMModel({"ids": ids}, …)` without the values. Where Keras reads the dataset (a `keras.Model`, `evaluate`, a
-        distribution strategy), it warns that it can't shuffle it unless it is told `fit(…, shuffle=False)`.
+        Models accept the batches without a warning if their input is a dict:
+        `RaFMModel({"ids": ids, "values": values}, …)`, or `RaFMModel({"ids": ids}, …)` without values. When Keras reads
+        the dataset itself (with a `keras.Model`, `evaluate` or a distribution strategy), it warns that it can't shuffle it;
+        `fit(…, shuffle=False)` avoids this.
 
         Args:
             batch_size: `B`, samples per batch.
-            shuffle: Put the samples in a new order at every iteration over the dataset.
-            seed: Makes the sequence of these orders reproducible (TensorFlow promises it within one of its versions): the
-                first iteration over a dataset, the second and so on each have an order that depends on nothing else.
-                `RaFMModel.fit` takes as many as it is given epochs, also if it is stopped. `None` takes a different
-                sequence every time.
-            drop_remainder: Leave out a last batch of less than `batch_size` samples.
-            with_values: `False` leaves the values out, for a model that takes ids alone.
+            shuffle: Put the samples in a new order in every iteration over the dataset.
+            seed: Makes the sequence of orders reproducible: the order of the first iteration over a dataset, of the second,
+                and so on depends on nothing else (except possibly the version of TensorFlow). `RaFMModel.fit` uses one
+                order per epoch of its argument `epochs`, even if it stops early. `None`: a different sequence each time.
+            drop_remainder: Leave out a last batch of fewer than `batch_size` samples.
+            with_values: `False` leaves out the values, for a model that takes ids alone.
 
         Returns:
-            A `tf.data.Dataset` with known cardinality of `({"ids": [B, F], "values": float32 [B, F]},
-            labels float32 [B, 1])`, `ids` in the dtype of the samples.
+            A `tf.data.Dataset` of `({"ids": [B, F], "values": float32 [B, F]}, labels float32 [B, 1])` with known
+            cardinality. The `ids` have the dtype of the samples.
 
         Raises:
             TypeError: `batch_size` is not an integer.
@@ -143,7 +146,11 @@ class Samples:
         orders = Orders(seed) if shuffle else None
 
         def batches(epochs: int | None) -> tf.data.Dataset:
-            return read_ahead(gathered_batches(arrays, len(self), size, drop_remainder, orders, epochs))
+            return read_ahead(
+                gathered_batches(
+                    arrays, len(self), batch_size=size, drop_remainder=drop_remainder, orders=orders, epochs=epochs
+                )
+            )
 
         return declare_batch_size(declare_endless(batches(None), batches), size)
 
@@ -157,11 +164,13 @@ def _check_dtype(name: str, array: object, *dtypes: type[np.generic]) -> None:
 
 def _check_shapes(ids: IdArray, values: FloatArray, labels: FloatArray) -> None:
     if ids.ndim != 2:
-        raise ValueError(f"`ids` must be of shape [N, F]. Received shape {ids.shape}")
+        raise ValueError(f"`ids` must be of shape [N, F]. Received: shape {ids.shape}")
     if values.shape != ids.shape:
-        raise ValueError(f"`values` must be of the shape of `ids`, {ids.shape}. Received shape {values.shape}")
+        raise ValueError(f"`values` must be of the shape of `ids`, {ids.shape}. Received: shape {values.shape}")
     if labels.shape != ids.shape[:1]:
-        raise ValueError(f"`labels` must be of shape [{ids.shape[0]}], one per row of `ids`. Received {labels.shape}")
+        raise ValueError(
+            f"`labels` must be of shape [{ids.shape[0]}], one per row of `ids`. Received: shape {labels.shape}"
+        )
 
 
 def _check_padding(ids: IdArray, values: FloatArray) -> None:
@@ -171,24 +180,24 @@ def _check_padding(ids: IdArray, values: FloatArray) -> None:
     if negative.size:
         row, column = negative[0]
         raise ValueError(f"`ids` must be at least 0, or -1 for padding. Received: ids[{row}, {column}]={ids[row, column]}")
-    padding = ids == PADDING_ID
-    gap = np.argwhere(padding[:, :-1] & ~padding[:, 1:])
-    if gap.size:
-        row, column = gap[0]
+    is_padding = ids == PADDING_ID
+    gaps = np.argwhere(is_padding[:, :-1] & ~is_padding[:, 1:])
+    if gaps.size:
+        row, column = gaps[0]
         raise ValueError(
             f"`ids` must have padding (-1) at the end of a row only. Received: ids[{row}, {column}]=-1 "
             f"before ids[{row}, {column + 1}]={ids[row, column + 1]}"
         )
-    valued = np.argwhere(padding & (values != 0))
-    if valued.size:
-        row, column = valued[0]
+    padding_with_value = np.argwhere(is_padding & (values != 0))
+    if padding_with_value.size:
+        row, column = padding_with_value[0]
         raise ValueError(
             f"`values` must be 0 where `ids` is padding (-1). Received: values[{row}, {column}]={values[row, column]}"
         )
 
 
 def _check_finite(name: str, array: FloatArray) -> None:
-    wrong = np.argwhere(~np.isfinite(array))
-    if wrong.size:
-        place = ", ".join(map(str, wrong[0]))
-        raise ValueError(f"`{name}` must be finite. Received: {name}[{place}]={array[tuple(wrong[0])]}")
+    positions = np.argwhere(~np.isfinite(array))
+    if positions.size:
+        indices = ", ".join(map(str, positions[0]))
+        raise ValueError(f"`{name}` must be finite. Received: {name}[{indices}]={array[tuple(positions[0])]}")

@@ -1,4 +1,4 @@
-"""Samples with a planted model: features of very different frequency whose true rank grows with it."""
+"""Samples drawn from a known model, with features of very different frequency whose true rank grows with frequency."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _SAMPLES_SCORED_AT_ONCE = 4096
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Synthetic:
-    """Samples and the model they were drawn from.
+    """Samples and the model from which they were drawn.
 
     The score of a sample is `bias + Σ_i linear[i] + Σ_{i<j} <factors[i], factors[j]>` over its features.
 
     Attributes:
         samples: `N` one-hot samples of `F` fields.
-        num_features: Number of features, `F · features_per_field`; field `f` has the ids from `f · features_per_field`.
+        num_features: Number of features, `F · features_per_field`. The ids of field `f` start at `f · features_per_field`.
         true_scores: Score of each sample without noise, float64 `[N]`.
         bias: Global bias.
         linear: Linear weights, float64 `[num_features]`.
         factors: float64 `[num_features, max(ranks)]`, 0 beyond the true rank of the feature.
         true_ranks: Rank of each feature's factors, int32 `[num_features]`.
-        probabilities: How probable each feature is in its field, float64 `[num_features]`.
+        probabilities: Probability of each feature in its field, float64 `[num_features]`.
     """
 
     samples: Samples
@@ -60,32 +60,31 @@ def synthetic(
     """Draw one-hot samples whose features have a true rank that grows with their frequency.
 
     Within a field the `r`-th most frequent feature has a probability proportional to `r ** -exponent`; ids are in
-    random order. The logarithm of `r` is cut into as many equal parts as there are ranks, and the most frequent part
-    has the highest rank. An FM of the lowest rank then underfits the frequent features, and one of the highest rank
-    overfits the many rare ones.
+    random order. The range of `log(r)` is divided into as many equal parts as there are ranks, and the features of the
+    most frequent part have the highest rank. An FM of the lowest rank then underfits the frequent features, and an FM of
+    the highest rank overfits the many rare ones.
 
-    The planted model depends on `seed` but not on `num_samples`. Its standard deviations are those over infinitely
-    many samples.
+    The model depends on `seed` but not on `num_samples`. Its standard deviations are exact for infinitely many samples.
 
     Args:
         num_samples: `N`.
         num_fields: `F`, at least 2.
         features_per_field: Features per field, at least 2.
         ranks: Increasing true ranks.
-        exponent: Of the power law of frequencies; 0 makes all features of a field equally frequent.
+        exponent: Exponent of the power law of frequencies; 0 makes all features of a field equally frequent.
         task: With `"classification"` labels are 1 with probability `sigmoid(score)`, else 0. With `"regression"` they
             are the score with Gaussian noise.
-        seed: Determines everything.
-        bias: Global bias of the planted model.
+        seed: Seed of all random numbers.
+        bias: Global bias of the model.
         linear_std: Standard deviation of the linear weights' contribution to the score.
         pairwise_std: Standard deviation of the factors' contribution to the score.
         noise_std: Standard deviation of the noise of regression labels.
 
     Returns:
-        The samples and the planted model.
+        The samples and the model.
 
     Raises:
-        TypeError: A number of things is not an integer.
+        TypeError: `num_samples`, `num_fields`, `features_per_field` or a rank is not an integer.
         ValueError: An argument is out of range or `ranks` are not positive and increasing.
     """
     integer(num_samples, "num_samples", at_least=1)
@@ -98,6 +97,7 @@ def synthetic(
         raise ValueError(f"`bias` must be finite. Received: bias={bias}")
 
     rng_of_model, rng_of_samples = np.random.default_rng(seed).spawn(2)
+    # The place of each feature in the descending order of frequencies of its field, from 0.
     places = np.stack([rng_of_model.permutation(features_per_field) for _ in range(num_fields)])
     by_place = np.arange(1, features_per_field + 1) ** -float(exponent)
     probabilities = (by_place / by_place.sum())[places]
@@ -124,13 +124,13 @@ def synthetic(
 
 
 def _ranks_by_place(features_per_field: int, ranks: tuple[int, ...]) -> npt.NDArray[np.int32]:
-    """Rank of the most frequent, second most frequent and so on feature of a field."""
-    places = np.log(np.arange(1, features_per_field + 1)) / np.log(features_per_field + 1)
-    return np.array(ranks[::-1], np.int32)[(places * len(ranks)).astype(np.intp)]
+    """Return the ranks of a field's features in descending order of their frequency, int32 `[features_per_field]`."""
+    relative_places = np.log(np.arange(1, features_per_field + 1)) / np.log(features_per_field + 1)
+    return np.array(ranks[::-1], np.int32)[(relative_places * len(ranks)).astype(np.intp)]
 
 
 def _linear(rng: np.random.Generator, probabilities: Float64Array, std: float) -> Float64Array:
-    """Linear weights `[F, features_per_field]`."""
+    """Draw linear weights `[F, features_per_field]`."""
     weights = rng.normal(size=probabilities.shape)
     mean = (probabilities * weights).sum(axis=1, keepdims=True)
     variance = (probabilities * (weights - mean) ** 2).sum()
@@ -140,25 +140,25 @@ def _linear(rng: np.random.Generator, probabilities: Float64Array, std: float) -
 def _factors(
     rng: np.random.Generator, probabilities: Float64Array, true_ranks: npt.NDArray[np.int32], std: float
 ) -> Float64Array:
-    """Factors `[F, features_per_field, max rank]`."""
+    """Draw factors `[F, features_per_field, max rank]`."""
     factors = rng.normal(size=(*probabilities.shape, true_ranks.max()))
     factors *= np.arange(factors.shape[-1]) < true_ranks[..., np.newaxis]
     return factors * np.sqrt(std / _pairwise_std(factors, probabilities))
 
 
 def _pairwise_std(factors: Float64Array, probabilities: Float64Array) -> float:
-    """Standard deviation of `Σ_{f<g} <v_f, v_g>` for independent fields.
+    """Return the standard deviation of `Σ_{f<g} <v_f, v_g>` for independent fields.
 
-    With `v_f = m_f + u_f` around its mean it is a constant plus `Σ_f <u_f, Σ_{g≠f} m_g> + Σ_{f<g} <u_f, u_g>`, whose
-    terms are uncorrelated.
+    Let `m_f` be the mean of `v_f`, and `v_f = m_f + u_f`. Then the sum is a constant plus
+    `Σ_f <u_f, Σ_{g≠f} m_g> + Σ_{f<g} <u_f, u_g>`, whose terms are uncorrelated.
     """
     means = np.einsum("fi,fid->fd", probabilities, factors)
     deviations = factors - means[:, np.newaxis]
     covariances = np.einsum("fi,fid,fie->fde", probabilities, deviations, deviations, optimize=True)
     other_means = means.sum(axis=0) - means
-    alone = np.einsum("fd,fde,fe->", other_means, covariances, other_means)
-    in_pairs = (np.sum(covariances.sum(axis=0) ** 2) - np.sum(covariances**2)) / 2
-    return float(np.sqrt(alone + in_pairs))
+    variance_of_single_terms = np.einsum("fd,fde,fe->", other_means, covariances, other_means)
+    variance_of_pair_terms = (np.sum(covariances.sum(axis=0) ** 2) - np.sum(covariances**2)) / 2
+    return float(np.sqrt(variance_of_single_terms + variance_of_pair_terms))
 
 
 def _drawn_ids(rng: np.random.Generator, probabilities: Float64Array, num_samples: int) -> npt.NDArray[np.int32]:
@@ -171,7 +171,7 @@ def _drawn_ids(rng: np.random.Generator, probabilities: Float64Array, num_sample
 
 
 def _pairwise(ids: npt.NDArray[np.int32], factors: Float64Array) -> Float64Array:
-    """`½(|Σ_i v_i|² − Σ_i |v_i|²)` of each sample."""
+    """Return `½(|Σ_i v_i|² − Σ_i |v_i|²)` of each sample, float64 `[N]`."""
     squares = np.einsum("id,id->i", factors, factors)
     scores = np.empty(ids.shape[0])
     for start in range(0, ids.shape[0], _SAMPLES_SCORED_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Files in the text format of libFM and LIBSVM: `label id:value id:value …`, one sample per line."""
+"""Reading and writing of files in the text format of libFM and LIBSVM: `label id:value id:value …`, one sample per line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from keras_rafm.checks.arguments import Task, integer
 from keras_rafm.checks.constants import PADDING_ID
 from keras_rafm.data.formats.libfm_grammar import LibfmFormat
 from keras_rafm.data.formats.libfm_parser import parse_file
-from keras_rafm.data.reading.array_batches import declare_batch_size, num_batches, read_ahead
+from keras_rafm.data.samples.array_batches import declare_batch_size, num_batches, read_ahead
 from keras_rafm.data.samples.rows import Rows
 from keras_rafm.data.samples.samples import Samples
 
 PathLike = str | os.PathLike[str]
 
-_BLOCK_BYTES = 1 << 19  # the arrays made of a block then stay in the processor's cache
+_BLOCK_BYTES = 1 << 19  # so that the arrays parsed from a block stay in the processor's cache
 _ROWS_WRITTEN_AT_ONCE = 8192
 
 
@@ -37,30 +37,30 @@ def read_libfm(
 ) -> Samples:
     """Read libFM or LIBSVM text into memory.
 
-    Files may be compressed with gzip, whatever their names. Blank lines and comments (`#` to the end of a line) are
-    skipped; a line with a label only is a sample without features. An id may occur several times in a sample.
+    Files may be compressed with gzip, regardless of their names. Blank lines and comments (`#` to the end of a line) are
+    skipped. A line with only a label is a sample without features. An id may occur several times in a sample.
 
     Args:
-        path_or_paths: A file, or several that are read one after the other.
+        path_or_paths: A file, or several files that are read one after the other.
         task: With `"classification"` the labels of a file are -1 and 1 or 0 and 1, and become 0 and 1. With
             `"regression"` they are any finite numbers.
-        zero_based: Whether ids start at 0 in the files. If false they start at 1 and are reduced by 1.
-        num_fields: `F`, the most occurrences that a sample may have. By default those of the longest sample,
-            at least 1.
-        num_features: The ids (after the reduction) must be below it. By default they may be anything below 2**63.
+        zero_based: Whether ids start at 0 in the files. Otherwise they start at 1, and 1 is subtracted.
+        num_fields: `F`, the largest number of occurrences that a sample may have. By default it is that of the longest
+            sample, at least 1.
+        num_features: The ids (after the subtraction) must be below it. By default they must be below 2**63.
 
     Returns:
         Samples with `ids` `[N, F]`: int32, or int64 if there is an id of 2**31 or more.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: A file is not found.
         TypeError: `num_fields` or `num_features` is not an integer.
         ValueError: A line is malformed (the message names file, line, token and what was expected), -1 and 0 are
-            both labels of one file, gzip data is damaged or cut off, a file has no samples, or an argument is out of
+            both labels of one file, gzip data is damaged or truncated, a file has no samples, or an argument is out of
             range.
     """
     paths = _as_paths(path_or_paths)
-    file_format = LibfmFormat(task, zero_based, num_fields, num_features)
+    file_format = LibfmFormat(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
     rows = Rows.joined(list(_rows_of_files(paths, file_format, _BLOCK_BYTES)))
     ids, values = rows.padded(num_fields)
     return Samples(ids, values, rows.labels)
@@ -78,36 +78,36 @@ def libfm_dataset(
     drop_remainder: bool = False,
     block_bytes: int = _BLOCK_BYTES,
 ) -> tf.data.Dataset:
-    """Stream libFM or LIBSVM text in batches, without ever holding a whole file.
+    """Stream libFM or LIBSVM text in batches. No file is ever held in memory whole.
 
-    Takes the same files as `read_libfm` and raises the same errors, those about a file's content only when the
-    iteration gets there and as a `tf.errors.OpError` with the same message.
+    It accepts the same files as `read_libfm` and raises the same errors. Errors in the content of a file are raised when
+    the iteration reaches them, as a `tf.errors.OpError` with the same message.
 
     Args:
-        path_or_paths: A file, or several that are read one after the other. Batches run on across files.
+        path_or_paths: A file, or several files that are read one after the other. A batch may span files.
         batch_size: `B`, samples per batch.
-        task: As in `read_libfm`.
-        zero_based: As in `read_libfm`.
-        num_fields: `F`, the most occurrences that a sample may have. By default `F` differs from batch to batch: the
-            occurrences of the batch's longest sample, at least 1.
-        num_features: As in `read_libfm`.
-        num_samples: Samples in all files together, if known. It gives the dataset its cardinality, without which Keras
-            warns at the end of an epoch that it ran out of data. If it gives a wrong number of batches, the iteration
-            ends with a `tf.errors.FailedPreconditionError`.
-        drop_remainder: Leave out a last batch of less than `batch_size` samples.
-        block_bytes: How much (uncompressed) text is parsed at a time.
+        task: See `read_libfm`.
+        zero_based: See `read_libfm`.
+        num_fields: `F`, the largest number of occurrences that a sample may have. By default `F` differs from batch to
+            batch: it is the number of occurrences of the batch's longest sample, at least 1.
+        num_features: See `read_libfm`.
+        num_samples: The number of samples in all files together, if known. It gives the dataset its cardinality, without
+            which Keras warns at the end of an epoch that it ran out of data. If it implies a wrong number of batches, the
+            iteration ends with a `tf.errors.FailedPreconditionError`.
+        drop_remainder: Leave out a last batch of fewer than `batch_size` samples.
+        block_bytes: The number of bytes of (uncompressed) text to parse at once.
 
     Returns:
         A `tf.data.Dataset` of `({"ids": [B, F], "values": float32 [B, F]}, labels float32 [B, 1])`. The `ids` are
         int32 if `num_features` is given and at most 2**31, else int64.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: A file is not found.
         TypeError: A number is not an integer.
-        ValueError: An argument is out of range, or no files are given.
+        ValueError: An argument is out of range, or there are no files.
     """
     paths = _as_paths(path_or_paths)
-    file_format = LibfmFormat(task, zero_based, num_fields, num_features)
+    file_format = LibfmFormat(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
     size = integer(batch_size, "batch_size", at_least=1)
     block_bytes = integer(block_bytes, "block_bytes", at_least=1)
     id_dtype = np.int32 if num_features is not None and num_features <= 2**31 else np.int64
@@ -135,8 +135,7 @@ def libfm_dataset(
 def write_libfm(path: PathLike, samples: Samples) -> None:
     """Write samples as libFM text with ids from 0, compressed with gzip if the name ends with `.gz`.
 
-    Labels and values are written so that `read_libfm` gives back the same float32 numbers; classes are written as 0
-    and 1. Padding is not written.
+    `read_libfm` reads the same float32 labels and values back. Classes are written as 0 and 1. Padding is left out.
     """
     open_file = gzip.open if Path(path).suffix == ".gz" else open
     with open_file(path, "wt", encoding="ascii", newline="\n") as file:
@@ -147,7 +146,7 @@ def write_libfm(path: PathLike, samples: Samples) -> None:
 
 
 def _line(label: float, ids: list[int], values: list[float]) -> str:
-    # Nine significant digits tell any two float32 numbers apart, also when read as float64 first.
+    # Nine significant digits distinguish all float32 numbers, even when a reader parses them as float64 first.
     occurrences = (f" {id_}:{value:.9g}" for id_, value in zip(ids, values, strict=True) if id_ != PADDING_ID)
     return f"{label:.9g}{''.join(occurrences)}\n"
 
@@ -157,9 +156,9 @@ def _as_paths(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
         path_or_paths = [path_or_paths]
     paths = [os.fspath(path) for path in path_or_paths]
     if not paths:
-        raise ValueError("`path_or_paths` must name at least one file. Received an empty sequence")
+        raise ValueError("`path_or_paths` must name at least one file. Received: an empty sequence")
     for path in paths:
-        os.stat(path)  # a missing file is told now, not after hours of training on the others
+        os.stat(path)  # so that a missing file is reported now, and not after hours of training on the others
     return paths
 
 
@@ -168,7 +167,7 @@ def _rows_of_files(paths: list[str], file_format: LibfmFormat, block_bytes: int)
 
 
 def _rebatched(blocks: Iterator[Rows], size: int, drop_remainder: bool) -> Iterator[Rows]:
-    """The same samples in parts of `size`."""
+    """Yield the samples of blocks in parts of `size` samples."""
     pending: list[Rows] = []
     for block in blocks:
         pending.append(block)
