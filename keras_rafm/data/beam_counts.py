@@ -25,6 +25,7 @@ import tensorflow as tf
 from keras_rafm.checks.optional_packages import imported
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.raw.columns import MISSING_INTEGER, RawDType
+from keras_rafm.data.raw.numbers import NUMBER_PATTERN
 from keras_rafm.data.schema import Schema
 
 beam = imported("apache_beam", "beam")
@@ -34,7 +35,6 @@ __all__ = ["CountValues", "WriteCounts", "read_counts"]
 
 _SUFFIX = ".jsonl.gz"
 _SHARD = re.compile(r"^(.*)-([0-9]{5,})-of-([0-9]{5,})(\..*)?$", re.DOTALL)
-_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 class _Declared(NamedTuple):
@@ -153,7 +153,7 @@ def _declared(schema: Schema) -> list[_Declared]:
 
 def _taker(columns: list[tuple[Any, ...]]) -> Callable[[Mapping[str, Any]], Iterable[tuple[int, Any]]]:
     """What yields the values of a row with the places of their columns; `None` for a column without any."""
-    number, no_integer = _NUMBER, MISSING_INTEGER
+    number, no_integer = NUMBER_PATTERN, MISSING_INTEGER
 
     def text_of(value: Any, name: str) -> str | None:
         if isinstance(value, bytes):

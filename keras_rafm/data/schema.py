@@ -25,7 +25,8 @@ from keras_rafm.data.columns.schema_files import LearntColumns, read_schema, wri
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.counting.columns import Progress, count_values
 from keras_rafm.data.formats.base import FileFormat
-from keras_rafm.data.raw.columns import EXPECTED, RawColumn, RawDType, Role, is_legal
+from keras_rafm.data.raw.blocks import is_legal
+from keras_rafm.data.raw.columns import EXPECTED, RawColumn, RawDType, Role
 from keras_rafm.data.raw.errors import OnError
 from keras_rafm.data.raw.files import PathLike, files_of
 from keras_rafm.data.reading.file_batches import eager_blocks, one_format, raw_blocks, read_batches, untold

@@ -14,8 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_rafm.data.formats import csv_grammar
-from keras_rafm.data.formats.csv_parser import DelimitedFormat, parse_delimited
-from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn, Strings
+from keras_rafm.data.formats.csv_grammar import CSVDialect
+from keras_rafm.data.formats.csv_parser import csv_blocks
+from keras_rafm.data.raw.blocks import Strings
+from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn
 from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 
 pytestmark = pytest.mark.one_tensorflow
@@ -62,7 +64,7 @@ def listed(values):
 def parsed(path, columns, block_bytes=1 << 16, on_error=None, **options):
     """Rows as tuples, in which None stands for NaN."""
     rows = []
-    for num_rows, block in parse_delimited(path, DelimitedFormat(**options), columns, block_bytes, on_error):
+    for num_rows, block in csv_blocks(path, CSVDialect(**options), columns, block_bytes, on_error):
         assert num_rows > 0
         assert list(block) == [column.name for column in columns]
         lists = [listed(values) for values in block.values()]
@@ -163,7 +165,7 @@ def test_one_column_has_missing_values_in_blank_lines(write, block_bytes):
 
 def test_columns_come_in_the_order_asked_for(write):
     path = write("f,i,s\n1,2,3\n")
-    assert list(next(parse_delimited(path, DelimitedFormat(), TYPED, 100))[1]) == ["s", "i", "f"]
+    assert list(next(csv_blocks(path, CSVDialect(), TYPED, 100))[1]) == ["s", "i", "f"]
     assert parsed(path, (TYPED[1],)) == [(2,)]
     assert parsed(path, ()) == [()]
 
@@ -185,7 +187,7 @@ def test_known_column_names(write, block_bytes):
 
 def test_strings_of_a_block_share_a_buffer_with_its_text(write):
     path = write('a,b\nx,"y"\nz,"""w"\n')
-    ((num_rows, block),) = parse_delimited(path, DelimitedFormat(), strings("a", "b"), 1 << 20)
+    ((num_rows, block),) = csv_blocks(path, CSVDialect(), strings("a", "b"), 1 << 20)
     assert num_rows == 2
     assert block["a"].text is block["b"].text
     assert block["a"].text == b'x,"y"\nz,"""w"\n"w'
@@ -193,7 +195,7 @@ def test_strings_of_a_block_share_a_buffer_with_its_text(write):
 
 def test_blocks_are_about_as_large_as_asked(write):
     path = write("a,b\n" + "1234,5678\n" * 10_000)
-    sizes = [num_rows for num_rows, _ in parse_delimited(path, DelimitedFormat(), strings("a"), 1000)]
+    sizes = [num_rows for num_rows, _ in csv_blocks(path, CSVDialect(), strings("a"), 1000)]
     assert sum(sizes) == 10_000
     assert 95 <= min(sizes[:-1]) <= max(sizes) <= 105
 
@@ -345,7 +347,7 @@ def test_long_tokens(write):
 # --- malformed rows
 
 COUNT = "expected 3 fields, as in the first row, received"
-AROUND = "expected a field with quotes around all of it or nowhere in it, received"
+AROUND = "expected a field enclosed in quotes or without any, received"
 AFTER = "expected ',' or the line's end after a closing quote, received"
 RANGE = "expected an integer from -9223372036854775807 to 9223372036854775807, received"
 FINITE = "expected a number that is finite as float32, received"
@@ -459,7 +461,7 @@ def test_malformed_rows_are_left_out_and_told_in_order(write, block_bytes):
 
 @pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
 def test_a_quote_that_is_never_closed(write, block_bytes):
-    problem = "expected the quote opened on line {} to be closed before the file's end, found none that closes it"
+    problem = "expected the quote opened on line {} to be closed before the file's end, found no closing quote"
     rows, errors = parsed_with_errors(write('s,i,f\na,1,1\n"b,2,2\nc,3,3\n\nd,4,4'), TYPED, block_bytes)
     assert rows == [(b"a", 1, 1.0), (b"c", 3, 3.0), (b"d", 4, 4.0)]
     assert errors == [f", line 3, column 's': {problem.format(3)}"]
@@ -508,7 +510,7 @@ def short_rows(monkeypatch):
 @pytest.mark.parametrize("block_bytes", BLOCK_BYTES)
 def test_rows_that_are_too_long(write, block_bytes):
     within = (
-        "expected the quote opened on line {} to be closed within the 20 bytes a row may have, found none that closes it"
+        "expected the quote opened on line {} to be closed within the 20 bytes a row may have, found no closing quote"
     )
     longer = "expected a row of at most 20 bytes, received a longer one"
     fits, too_long = "12345678,123456789,\n", "12345678,1234567890,\n"
@@ -597,7 +599,7 @@ def test_columns_that_are_not_there(write, block_bytes):
         parsed(path, strings("a", "b"), block_bytes, pytest.fail)
     assert str(raised.value) == f"{path}: expected a column 'b', the first row has 'a', 'B', ''"
     with pytest.raises(ValueError, match=re.escape("expected a column 'x', `column_names` has 'a'")):
-        parse_delimited(path, DelimitedFormat(column_names=("a",)), strings("x"), block_bytes)
+        csv_blocks(path, CSVDialect(column_names=("a",)), strings("x"), block_bytes)
     path = write(",".join(map(str, range(100))) + "\n")
     with pytest.raises(ValueError, match=r"'48', '49' and 50 more$"):
         parsed(path, strings("x"), block_bytes)
@@ -659,7 +661,7 @@ def test_missing_files(tmp_path):
         (
             {"delimiter": ""},
             ValueError,
-            "`delimiter` must be one ASCII character that ends no line. Received: delimiter=''",
+            "`delimiter` must be one ASCII character other than a line end. Received: delimiter=''",
         ),
         ({"delimiter": ",,"}, ValueError, "one ASCII character"),
         ({"delimiter": "\n"}, ValueError, "one ASCII character"),
@@ -670,7 +672,7 @@ def test_missing_files(tmp_path):
         ({"delimiter": "'", "quote": "'"}, ValueError, "`delimiter` must not be a quote"),
         ({"delimiter": b","}, TypeError, "`delimiter` must be a string. Received: b',' of type bytes"),
         ({"delimiter": None}, TypeError, "`delimiter` must be a string"),
-        ({"quote": ""}, ValueError, "`quote` must be one ASCII character that ends no line. Received: quote=''"),
+        ({"quote": ""}, ValueError, "`quote` must be one ASCII character other than a line end. Received: quote=''"),
         ({"quote": "«"}, ValueError, "`quote` must be one ASCII character"),
         ({"quote": 1}, TypeError, "`quote` must be a string. Received: 1 of type int"),
         ({"column_names": ()}, ValueError, "`column_names` must have at least one name"),
@@ -681,14 +683,14 @@ def test_missing_files(tmp_path):
         ({"column_names": ("a", b"b")}, TypeError, "`column_names` must be strings. Received: b'b' of type bytes"),
         ({"missing_values": "NA"}, TypeError, "`missing_values` must be a sequence of strings. Received: 'NA'"),
         ({"missing_values": (None,)}, TypeError, "`missing_values` must be strings. Received: None of type NoneType"),
-        ({"missing_values": ("NA", "")}, ValueError, "`missing_values` must not be empty, nor have line ends or spaces"),
-        ({"missing_values": (" NA",)}, ValueError, "or spaces around them. Received: ' NA'"),
-        ({"missing_values": ("a\nb",)}, ValueError, "`missing_values` must not be empty, nor have line ends"),
+        ({"missing_values": ("NA", "")}, ValueError, "`missing_values` must not be empty, contain line ends or have spaces"),
+        ({"missing_values": (" NA",)}, ValueError, "or have spaces around them. Received: ' NA'"),
+        ({"missing_values": ("a\nb",)}, ValueError, "`missing_values` must not be empty, contain line ends"),
     ],
 )
 def test_wrong_formats(options, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
-        DelimitedFormat(**options)
+        CSVDialect(**options)
 
 
 def test_marks_of_missing_values(write):
@@ -705,8 +707,8 @@ def test_marks_of_missing_values(write):
 
 
 def test_formats_can_be_compared_and_are_keys():
-    assert DelimitedFormat(column_names=["a", "b"]) == DelimitedFormat(column_names=("a", "b"))
-    assert len({DelimitedFormat(), DelimitedFormat(","), DelimitedFormat("\t")}) == 2
+    assert CSVDialect(column_names=["a", "b"]) == CSVDialect(column_names=("a", "b"))
+    assert len({CSVDialect(), CSVDialect(","), CSVDialect("\t")}) == 2
 
 
 @pytest.mark.parametrize(
@@ -726,7 +728,7 @@ def test_formats_can_be_compared_and_are_keys():
 )
 def test_wrong_arguments_are_told_before_the_file_is_opened(columns, block_bytes, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
-        parse_delimited("missing.csv", DelimitedFormat(), columns, block_bytes)
+        csv_blocks("missing.csv", CSVDialect(), columns, block_bytes)
 
 
 # --- a byte-by-byte parser as oracle of mutated files

@@ -14,15 +14,16 @@ import pytest
 from keras_rafm.data import CSVFormat, Schema
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.counting import duckdb as duckdb_counts
+from keras_rafm.data.counting import duckdb_text
 from keras_rafm.data.counting.duckdb import DuckDBCountError, count_files_with_duckdb
-from keras_rafm.data.formats.csv_grammar import DelimitedFormat
-from keras_rafm.data.formats.csv_parser import parse_delimited
-from keras_rafm.data.formats.parquet_blocks import parquet_blocks
-from keras_rafm.data.raw.columns import ListValues, Strings
+from keras_rafm.data.formats.csv_grammar import CSVDialect
+from keras_rafm.data.formats.csv_parser import csv_blocks
+from keras_rafm.data.formats.parquet import parquet_blocks
+from keras_rafm.data.raw.blocks import ListValues, Strings
 
 pytestmark = pytest.mark.one_tensorflow
 
-CSV = DelimitedFormat()
+CSV = CSVDialect()
 MIXED = Schema(
     {
         "s": Schema.string_categorical(),
@@ -41,7 +42,7 @@ def read(schema, paths, file_format):
     for path in paths:
         blocks = parquet_blocks(path, columns)
         if file_format != "parquet":
-            blocks = parse_delimited(path, file_format, columns, block_bytes=1 << 16)
+            blocks = csv_blocks(path, file_format, columns, block_bytes=1 << 16)
         for _, block in blocks:
             for name, own in block.items():
                 values = as_list(own.values if isinstance(own, ListValues) else own)
@@ -211,22 +212,22 @@ def test_legal_text_that_duckdb_reads_differently(written, content):
 
 PLAIN_FIELDS = ["", "a", " ", "b c", "7", "#", "\\", "y"]
 FORMATS = [
-    DelimitedFormat(),
-    DelimitedFormat("\t"),
-    DelimitedFormat(";", "'"),
-    DelimitedFormat("|", None),
-    DelimitedFormat(",", None),
-    DelimitedFormat(" "),
-    DelimitedFormat("\x01", None),
-    DelimitedFormat(":", column_names=("s", "t")),
-    DelimitedFormat("a", "b"),
-    DelimitedFormat("\\", "'"),
-    DelimitedFormat("#", "\\"),
-    DelimitedFormat(",", " "),
-    DelimitedFormat(missing_values=("a", "b c", "x")),
-    DelimitedFormat("\t", None, missing_values=("y", "\\", "'")),
-    DelimitedFormat("\0"),
-    DelimitedFormat(",", "\0"),
+    CSVDialect(),
+    CSVDialect("\t"),
+    CSVDialect(";", "'"),
+    CSVDialect("|", None),
+    CSVDialect(",", None),
+    CSVDialect(" "),
+    CSVDialect("\x01", None),
+    CSVDialect(":", column_names=("s", "t")),
+    CSVDialect("a", "b"),
+    CSVDialect("\\", "'"),
+    CSVDialect("#", "\\"),
+    CSVDialect(",", " "),
+    CSVDialect(missing_values=("a", "b c", "x")),
+    CSVDialect("\t", None, missing_values=("y", "\\", "'")),
+    CSVDialect("\0"),
+    CSVDialect(",", "\0"),
 ]
 
 
@@ -235,14 +236,14 @@ def test_numbers_as_marks_of_missing_values(written):
     path = written(b"i\n -1 \n-1\n5\n")
     schema, marked = Schema({"i": "integer_categorical"}), CSVFormat(missing_values=("-1",))
     with pytest.raises(DuckDBCountError, match="'-1' with spaces around it"):
-        count_files_with_duckdb(schema.columns, [path], marked.grammar)
+        count_files_with_duckdb(schema.columns, [path], marked)
     schema.adapt(path, file_format=marked)
     assert (schema.vocabulary("i"), schema.counts.tolist()) == (["[UNSEEN]", "[MISSING]", "5"], [0, 2, 1])
 
 
 @pytest.mark.parametrize("file_format", FORMATS, ids=repr)
 def test_any_text_is_counted_alike_or_not_at_all(written, file_format):
-    draw = random.Random(repr(file_format))
+    draw = random.Random(FORMATS.index(file_format))
     delimiter, quote = file_format.delimiter, file_format.quote or '"'
     counted = 0
     for _ in range(40):
@@ -360,7 +361,7 @@ def test_separators_in_text(written):
     tags = ["jazz|folk", "jazz:0.5|folk:2", "", "|", "||a||", ":1", "a:b:3|:2", "a:1e-3", "|:.5|", "x y: +1"[:3], "a::1"]
     rows = "".join(f"{tag}\n" for tag in tags)
     schema = Schema({"tags": Schema.string_hashed(8, separator="|", weight_separator=":")})
-    check(schema, [written(b"tags\n" + rows.encode())], DelimitedFormat(column_names=None))
+    check(schema, [written(b"tags\n" + rows.encode())], CSVDialect(column_names=None))
     for separator, weight_separator in [
         ("|", None),
         (", ", None),
@@ -376,7 +377,7 @@ def test_separators_in_text(written):
             [] if weight_separator is None else [f"v{weight_separator}2{separator}v{weight_separator}{weight_separator}0.5"]
         )
         content = b"tags\n" + "\n".join(tags).encode()
-        check(schema, [written(content)], DelimitedFormat(delimiter="\t", quote=None))
+        check(schema, [written(content)], CSVDialect(delimiter="\t", quote=None))
 
 
 @pytest.mark.parametrize("tag", ["a:", "a:x", "a|b:1_0", "a:inf", "a:1e999", ":"])
@@ -601,9 +602,9 @@ def test_adapt_takes_it(written):
 
 @pytest.mark.parametrize("quote", ['"', "'", None])
 def test_blocks_make_no_difference(written, monkeypatch, quote):
-    monkeypatch.setattr(duckdb_counts, "_SCANNED_BYTES", 8)
+    monkeypatch.setattr(duckdb_text, "_BLOCK_BYTES", 8)
     monkeypatch.setattr(duckdb_counts, "_ROWS_AT_ONCE", 2)
-    file_format = DelimitedFormat(quote=quote, column_names=("s", "t"))
+    file_format = CSVDialect(quote=quote, column_names=("s", "t"))
     marked = "'" if quote is None else quote
     text = f"a,b\n\n{marked}long\n\ntext{marked * 2}\nof lines{marked},b\n\nc,{marked}{marked}\n"
     if quote is None:
@@ -612,7 +613,7 @@ def test_blocks_make_no_difference(written, monkeypatch, quote):
 
 
 def test_files_that_are_not_there(written):
-    with pytest.raises(FileNotFoundError, match=r"there is no file nowhere\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"file not found: nowhere\.csv"):
         count_files_with_duckdb(TEXT.columns, [written(b"s\na\n"), "nowhere.csv"], CSV)
     with pytest.raises(ValueError, match=r"at least one file\. Received: \[\]"):
         count_files_with_duckdb(TEXT.columns, [], CSV)

@@ -96,7 +96,7 @@ def test_illegal_ones_are_told_where_they_are_or_left_out(tmp_path, case, suffix
     assert len(labels) == 6 - len(wrong)
     assert of_weights == {} or of_weights["w"][:, 0].numpy().tolist() == [values[number] for number in kept]
     told = skipped.summary().splitlines()
-    assert told[0] == f"rows left out: {len(wrong)}, of {path} {len(wrong)}"
+    assert told[0] == f"skipped rows: {len(wrong)} ({path}: {len(wrong)})"
     assert len(told) == 1 + len(wrong)
     for line, number in zip(told[1:], wrong, strict=True):
         assert line.startswith(f"{path}, {unit} {first + number}, column '{name}': {problem}")
@@ -197,7 +197,7 @@ def test_empty_files_beside_others(tmp_path, suffix):
     skipped = SkippedRows()
     schema.adapt([empty, full], on_error=skipped)
     assert schema.vocabulary("user") == ["[UNSEEN]", "[MISSING]", "a", "b"]
-    assert skipped.summary() == f"files without rows: {empty}"
+    assert skipped.summary() == f"empty files: {empty}"
     assert (len(skipped), skipped.empty_files, skipped.per_file) == (1, [str(empty)], {})
     assert [len(labels) for _, labels in schema.dataset([empty, full], 8, on_error=skipped)] == [2]
 

@@ -157,7 +157,7 @@ def test_numbers_of_examples_that_come_late():
 WRONG = [
     ("json", b"", "message 12: expected a JSON object (Expecting value"),
     ("json", b"[1]", "message 12: expected a JSON object, received a list; the message is b'[1]'"),
-    ("json", b'{"x": NaN}', "message 12: expected a JSON object (NaN is no JSON)"),
+    ("json", b'{"x": NaN}', "message 12: expected a JSON object (NaN is not JSON)"),
     ("json", b'{"n": 1.0}', "message 12, column 'n': expected an integer from -9223372036854775808 to "
      "9223372036854775807, received 1.0; the message is b'{\"n\": 1.0}'"),
     ("json", b'{"n": 9223372036854775808}', "column 'n': expected an integer from"),
@@ -353,7 +353,7 @@ def test_train_from_kafka_exports_and_goes_on(cluster, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"1", "2"}
-    assert "rows left out: 1, of Kafka topic 'example' 1" in result.stdout
+    assert "skipped rows: 1 (Kafka topic 'example': 1)" in result.stdout
     serve = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["serving_default"]
     assert serve is not None
 
@@ -381,16 +381,16 @@ def test_without_tensorflow_io(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"topics": ""}, ValueError, "`topics` must be strings that are not empty, at least one. Received: ''"),
-        ({"servers": []}, ValueError, "`servers` must be strings that are not empty, at least one. Received: []"),
+        ({"topics": ""}, ValueError, "`topics` must be one or more non-empty strings. Received: ''"),
+        ({"servers": []}, ValueError, "`servers` must be one or more non-empty strings. Received: []"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be"),
         ({"stream_timeout_ms": 0}, ValueError, "`stream_timeout_ms` must be"),
         ({"poll_timeout_ms": 0.5}, TypeError, "`poll_timeout_ms` must be"),
-        ({"start": "committed"}, ValueError, "`start` must be one of ('earliest', 'latest'). Received: start='committed'"),
-        ({"message_format": "avro"}, ValueError, "`message_format` must be one of ('example', 'json', 'csv'), or"),
+        ({"start": "committed"}, ValueError, "`start` must be one of 'earliest', 'latest'. Received: start='committed'"),
+        ({"message_format": "avro"}, ValueError, "`message_format` must be one of 'example', 'json', 'csv', or"),
         ({"configuration": {"sasl.password": "a=b"}}, ValueError, "Received: sasl.password='a=b'"),
         ({"schema": Schema({"a": "float"}, label="y")}, RuntimeError, "the schema has learnt nothing yet"),
-        ({"schema": Schema({"a": "float"})}, ValueError, "the schema declares no column of labels"),
+        ({"schema": Schema({"a": "float"})}, ValueError, "the schema must declare a column of labels for training"),
     ],
     ids=str,
 )  # fmt: skip

@@ -579,17 +579,17 @@ def test_other_files_than_meant(folder):
         with pytest.raises(kind, match=message):
             schema.adapt(paths, **options)
 
-    both(folder / "absent.csv", FileNotFoundError, r"there is no file .*absent\.csv")
-    both([folder / "part-00.csv", folder / "absent.csv"], FileNotFoundError, r"there is no file .*absent\.csv")
-    both(folder / "*.parquet", FileNotFoundError, r"no file fits the pattern .*\*\.parquet")
-    both(folder / "more.csv", ValueError, r"there are no files in the folder .*more\.csv")
+    both(folder / "absent.csv", FileNotFoundError, r"file not found: .*absent\.csv")
+    both([folder / "part-00.csv", folder / "absent.csv"], FileNotFoundError, r"file not found: .*absent\.csv")
+    both(folder / "*.parquet", FileNotFoundError, r"no file matches the pattern .*\*\.parquet")
+    both(folder / "more.csv", ValueError, r"the folder .*more\.csv contains no files")
     (folder / "more.csv" / "part-00.csv").write_bytes((folder / "part-00.csv").read_bytes())
     for parent in (folder, folder.parent):
-        both(parent, ValueError, r"has the folder .*: name the files by patterns such as .*/\*/\*")
+        both(parent, ValueError, r"contains the folder .*: specify its files by a pattern such as .*/\*/\*")
     assert rows_in(folder / "*" / "*.csv") == [0, 1, 2]
     (folder / "more.csv" / "part-00.csv").unlink()
     both([], ValueError, "at least one file. Received an empty sequence")
-    both(folder / "_SUCCESS", ValueError, r"the name of .*_SUCCESS tells no format; name one of .csv, .* by `file_format`")
+    both(folder / "_SUCCESS", ValueError, r"_SUCCESS: cannot infer the file format from the name; expected one that ends with .csv, .* `file_format`")
     both(
         folder / "part-00.csv",
         TypeError,
@@ -812,7 +812,7 @@ def test_rows_left_out_of_text(tmp_path):
     assert len(skipped) == 4
     assert skipped.per_file == {str(bad): 4}
     lines = skipped.summary().splitlines()
-    assert lines[0] == f"rows left out: 4, of {bad} 4"
+    assert lines[0] == f"skipped rows: 4 ({bad}: 4)"
     assert lines[1] == f"{bad}, line 3, column 'n': expected an integer, received 'x'"
     assert len(lines) == 5
 
@@ -855,11 +855,11 @@ def test_rows_are_not_left_out_of_data_in_memory():
 
 def test_nothing_left_out_and_much():
     skipped = SkippedRows()
-    assert skipped.summary() == "no rows were left out"
+    assert skipped.summary() == "no rows were skipped"
     for line in range(1200):
         skipped(MalformedRowError("a.csv" if line % 3 else "b.csv", line, None, "wrong"))
     lines = skipped.summary().splitlines()
-    assert lines[0] == "rows left out: 1,200, of b.csv 400, a.csv 800"
+    assert lines[0] == "skipped rows: 1,200 (b.csv: 400, a.csv: 800)"
     assert len(lines) == 12
     assert lines[-1] == "…"
 
