@@ -156,7 +156,9 @@ assert {"s3", "az", "http", "https", "hdfs"} <= set(schemes())
 
 
 def test_unknown_file_systems():
-    with pytest.raises(ValueError, match=r"^ftp://host/file\.csv: the file system must be one of \[.*'s3'.*\]\. Received: 'ftp://'"):
+    with pytest.raises(
+        ValueError, match=r"^ftp://host/file\.csv: the file system must be one of \[.*'s3'.*\]\. Received: 'ftp://'"
+    ):
         files_of("ftp://host/file.csv")
 
 
@@ -164,7 +166,10 @@ def test_unknown_file_systems():
 def test_without_tensorflow_io(monkeypatch, scheme):
     monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    message = rf"^{scheme}://a/b\.csv: cannot open '{scheme}://' paths: tensorflow_io is needed here: pip install 'keras_rafm\[io\]'"
+    message = (
+        rf"^{scheme}://a/b\.csv: cannot open '{scheme}://' paths: tensorflow_io is needed here: "
+        r"pip install 'keras_rafm\[io\]'"
+    )
     with pytest.raises(ImportError, match=message):
         files_of(f"{scheme}://a/b.csv")
     with pytest.raises(ImportError, match=message):
@@ -174,5 +179,6 @@ def test_without_tensorflow_io(monkeypatch, scheme):
 @needs_tensorflow_io
 def test_a_tensorflow_io_that_does_not_load(monkeypatch):
     monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
-    with pytest.raises(ImportError, match=r"s3://a/b\.csv: cannot open 's3://' paths: the library of tensorflow_io does not load with"):
+    message = r"s3://a/b\.csv: cannot open 's3://' paths: the library of tensorflow_io does not load with"
+    with pytest.raises(ImportError, match=message):
         files_of("s3://a/b.csv")
