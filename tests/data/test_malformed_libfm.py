@@ -167,7 +167,7 @@ def test_a_file_that_disappears(write):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"task": "ranking"}, ValueError, "`task` must be 'classification' or 'regression'. Received: task='ranking'"),
+        ({"task": "ranking"}, ValueError, "`task` must be one of 'classification', 'regression'. Received: task='ranking'"),
         ({"num_fields": 0}, ValueError, "`num_fields` must be at least 1. Received: num_fields=0"),
         ({"num_features": 0}, ValueError, "`num_features` must be at least 1. Received: num_features=0"),
         ({"num_features": 1.5}, TypeError, "`num_features` must be an integer. Received: num_features=1.5 of type float"),

@@ -1,4 +1,4 @@
-"""Files on servers, through tensorflow-io's file systems. Of these, HTTP is the one that a test can serve."""
+"""Files on servers, through tensorflow-io's file systems: HTTP, the only one of them that a test can serve."""
 
 import gzip
 import re
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.one_tensorflow
 
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 
-NUM_ROWS = 30_000  # of Parquet more than are read at once, of text more than the 512 KiB that one request gets
+#: More rows of Parquet than are read at once, and more text than the 512 KiB of one request.
+NUM_ROWS = 30_000
 
 
 def rows():
@@ -33,16 +34,16 @@ def new_schema():
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Files of the server, with the ranges of bytes that object stores serve."""
+    """Serves the server's files, also by ranges of bytes, as object stores do."""
 
     protocol_version = "HTTP/1.1"
 
     def _answer(self, with_body):
         whole = self.server.files.get(self.path)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        range_match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         status, body = 404 if whole is None else 200, whole or b""
-        if whole is not None and asked:
-            first, last = map(int, asked.groups())
+        if whole is not None and range_match:
+            first, last = map(int, range_match.groups())
             status, body = (206, whole[first : last + 1]) if first < len(whole) else (416, b"")
         self.send_response(status)
         if status == 206:
@@ -119,7 +120,7 @@ def test_schemas_learn_and_train_from_servers(url, name, package):
 
 
 @needs_tensorflow_io
-def test_what_is_wrong_is_said_with_the_address(url):
+def test_errors_name_the_address(url):
     with pytest.raises(FileNotFoundError, match=f"file not found: {re.escape(url)}/absent.csv"):
         files_of(f"{url}/absent.csv")
     with pytest.raises(FileNotFoundError, match="file not found: "):
@@ -138,7 +139,7 @@ def test_a_server_that_does_not_answer():
 
 
 @needs_tensorflow_io
-def test_file_systems_are_registered_when_a_path_needs_them():
+def test_file_systems_are_registered_when_needed():
     code = """
 import tensorflow as tf
 from keras_rafm.data.raw import files
