@@ -110,7 +110,9 @@ def count_files_with_duckdb(
             contextlib.closing(_connection(duckdb, folder, memory_limit, workers)) as connection,
         ):
             if isinstance(file_format, CSVDialect):
-                source = _source_of_text(connection, folder, files, file_format, raw_columns, workers)
+                source = _source_of_text(
+                    connection, folder, files, dialect=file_format, raw_columns=raw_columns, threads=workers
+                )
                 step_done()
             else:
                 source = _source_of_parquet(connection, files, raw_columns)

@@ -115,7 +115,7 @@ def _good_rows(
                 problems.setdefault(row_number, (column.name, problem))
     if not problems:
         return len(rows), block
-    refuse_rows(path, first_row, problems, "record", on_error)
+    refuse_rows(path, first_row, problems, unit="record", on_error=on_error)
     good = [row for number, row in enumerate(rows) if number not in problems]
     return len(good), {column.name: column_values([row[column.name] for row in good], column) for column in columns}
 

@@ -147,11 +147,11 @@ def explain_records(
             feature = tf.train.Example.FromString(text).features.feature
         except Exception as error:  # The type depends on the version of protobuf.
             problem = f"expected a tf.train.Example ({error})"
-            raise MalformedRowError(path, number, None, problem, "record") from error
+            raise MalformedRowError(path, number, None, problem, unit="record") from error
         for column in columns:
             column_problem = _problem(feature, column, column.name in int64_numbers)
             if column_problem is not None:
-                raise MalformedRowError(path, number, column.name, column_problem, "record")
+                raise MalformedRowError(path, number, column.name, column_problem, unit="record")
 
 
 def _problem(feature: Mapping[str, Any], column: RawColumn, is_int64_number: bool) -> str | None:

@@ -77,7 +77,7 @@ def parquet_blocks(path: str, columns: Sequence[RawColumn], on_error: OnError | 
                 block, problems = _block(batch, columns)
                 kept = batch
                 if problems:
-                    refuse_rows(path, first_row, problems, "row", on_error)
+                    refuse_rows(path, first_row, problems, unit="row", on_error=on_error)
                     kept = batch.filter(pa.array(row not in problems for row in range(batch.num_rows)))
                     block, _ = _block(kept, columns)
                 if kept.num_rows:

@@ -80,7 +80,9 @@ class TFRecordFormat(FileFormat):
 
         def good_records(texts: npt.NDArray[Any], path: bytes, first: np.int64) -> npt.NDArray[Any]:
             assert on_error is not None
-            return _good_records(texts, columns, path.decode(), int(first), int64_numbers, on_error)
+            return _good_records(
+                texts, columns, path=path.decode(), first=int(first), int64_numbers=int64_numbers, on_error=on_error
+            )
 
         return opened_file
 

@@ -80,7 +80,7 @@ def refuse_rows(
         on_error: Receives the errors in the order of the rows.
     """
     for row, (column, problem) in sorted(problems.items()):
-        _raise_or_report(MalformedRowError(path, first_row + row, column, problem, unit), on_error)
+        _raise_or_report(MalformedRowError(path, first_row + row, column, problem, unit=unit), on_error)
 
 
 def _raise_or_report(error: MalformedRowError, on_error: OnError | None) -> None:
