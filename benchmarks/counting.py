@@ -144,10 +144,10 @@ def _counter(
             importlib.import_module(module)
         from keras_rafm.data import Schema
         from keras_rafm.data.counting.duckdb import count_files_with_duckdb
-        from keras_rafm.data.formats.csv_grammar import DelimitedFormat
+        from keras_rafm.data.formats.csv_grammar import CSVDialect
 
         kind = Schema.string_categorical() if dtype == "string" else Schema.integer_categorical()
-        file_format = "parquet" if path.endswith(".parquet") else DelimitedFormat()
+        file_format = "parquet" if path.endswith(".parquet") else CSVDialect()
 
         def by_duckdb() -> int:
             counts = count_files_with_duckdb(

@@ -17,7 +17,8 @@ from keras_rafm.cli.settings import Settings, UsageError
 from keras_rafm.data import AvroFormat, CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
 from keras_rafm.data.formats.base import FileFormat
 from keras_rafm.data.known.entry import recipe_of
-from keras_rafm.data.raw.columns import ListValues, RawColumn
+from keras_rafm.data.raw.blocks import ListValues
+from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import files_of
 from keras_rafm.data.reading.file_batches import one_format
 

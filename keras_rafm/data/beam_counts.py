@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_rafm.checks.optional_packages import imported
-from keras_rafm.data.columns.row_lists import NUMBER_PATTERN
 from keras_rafm.data.columns.value_counts import ValueCounts
 from keras_rafm.data.raw.columns import MISSING_INTEGER, RawDType
+from keras_rafm.data.raw.numbers import NUMBER_PATTERN
 from keras_rafm.data.schema import Schema
 
 beam = imported("apache_beam", "beam")

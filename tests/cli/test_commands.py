@@ -251,7 +251,7 @@ def test_export_options(trained, data, tmp_path):
         (["--as-version", "9"], "9 exists"),
         (["--signatures", "row"], "`signatures` must be among"),
         (["--level", "5"], "`level` must be in 1 … 2"),
-        (["--warm-up", tmp_path / "no.csv"], "there is no file"),
+        (["--warm-up", tmp_path / "no.csv"], "file not found: "),
     ):
         refused = command("export", run, model, *wrong)
         assert refused.code == 2
@@ -292,11 +292,11 @@ DAMAGE = {
     "header.csv": "expected at least one row, found none",
     "columns.csv": "expected a column 'price'",
     "no.parquet": "not a readable Parquet file",
-    "no.tfrecord": "record 1: damaged, cut off or no TFRecord",
-    "folder": "there are no files in the folder",
-    "absent.csv": "there is no file",
-    "absent*.csv": "no file fits the pattern",
-    "x.xyz": "there is no file",
+    "no.tfrecord": "record 1: damaged, truncated or not a TFRecord",
+    "folder": "contains no files",
+    "absent.csv": "file not found: ",
+    "absent*.csv": "no file matches the pattern",
+    "x.xyz": "file not found: ",
 }
 
 
@@ -326,7 +326,7 @@ def test_damage_leaves_no_half_predictions(trained, data, tmp_path):
         assert (result.code, "--output must be a file" in result.err) == (2, True)
     result = done("predict", trained[0], "--data", folder / "number.csv", "--on-error", "skip")
     assert len(result.out.splitlines()) == NUM_TEST + 1
-    assert "rows left out: 1, of" in result.err
+    assert "skipped rows: 1 (" in result.err
 
 
 def test_damage_found_while_training_is_named(trained, data, tmp_path):
@@ -341,7 +341,7 @@ def test_damage_found_while_training_is_named(trained, data, tmp_path):
     files = ("--train", good, "--validation", damaged)
     result = command("train", *files, *COLUMNS, *MODEL, "--memory-limit-mb", 1, "--output", tmp_path / "run")
     assert result.code == 2
-    assert re.search(r"damaged\.tfrecord, record 2\d{4}: damaged, cut off or no TFRecord", result.lines()[-1])
+    assert re.search(r"damaged\.tfrecord, record 2\d{4}: damaged, truncated or not a TFRecord", result.lines()[-1])
 
 
 def test_rows_and_files_left_out_are_told(data, tmp_path):
@@ -356,8 +356,8 @@ def test_rows_and_files_left_out_are_told(data, tmp_path):
     told = done(*words, "--output", tmp_path / "two", "--on-error", "skip").err
     expected = "column 'clicked': expected one of the labels 0 and 1, or -1 and 1, received"
     lines = (
-        f"files without rows: {empty}",
-        f"rows left out: 2, of {full} 2",
+        f"empty files: {empty}",
+        f"skipped rows: 2 ({full}: 2)",
         *(f"{full}, line {n}, {expected}" for n in (6, 7)),
     )
     for line in lines:

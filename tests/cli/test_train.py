@@ -117,8 +117,8 @@ def test_skipped_rows_are_counted_once(data, tmp_path):
     words = ("--train", bad, *COLUMNS, *MODEL, "--epochs", 1, "--on-error", "skip", "--output", tmp_path / "run")
     result = done("train", *words)
     said = "\n".join(result.lines())
-    assert said.count("rows left out") == 1
-    assert f"rows left out: 2, of {bad} 2" in said
+    assert said.count("skipped rows") == 1
+    assert f"skipped rows: 2 ({bad}: 2)" in said
     assert f"{bad}, line 6: expected 5 fields" in said
     assert re.search(rf"{bad}, line 7, column 'clicked': expected .*, received 'yes'", said)
 

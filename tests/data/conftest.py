@@ -1,4 +1,7 @@
+import tempfile
+
 import pytest
+from table_files import SUFFIXES, TABLE, table_schema, write_table
 
 from keras_rafm.data.known import known_dataset
 
@@ -19,3 +22,53 @@ def load(tmp_path):
         return known_dataset(name, path, cache_dir=tmp_path / "cache", **options)
 
     return load
+
+
+def write(tmp_path):
+    """A function that writes text or bytes to a file and returns its path."""
+
+    def write(content, name="some.txt"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """The path of a file that all examples of a property-based test overwrite."""
+    return str(tmp_path_factory.mktemp("scratch") / "file.csv")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """The paths of the same table in every format, by the ends of their names."""
+    folder = tmp_path_factory.mktemp("table")
+    paths = {suffix: str(folder / f"table.{suffix}") for suffix in SUFFIXES}
+    for path in paths.values():
+        write_table(path, TABLE, table_schema())
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder for files. The directory for temporary files is inside it, and must be empty after the test."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    yield tmp_path
+    assert not list(temporary.iterdir())
+
+
+@pytest.fixture
+def written(folder):
+    """A function that writes bytes to a new file in `folder` and returns its path."""
+    numbers = iter(range(10_000))
+
+    def write(content, name=None):
+        path = folder / (name or f"rows{next(numbers)}.csv")
+        path.write_bytes(content)
+        return str(path)
+
+    return write

@@ -1,4 +1,4 @@
-"""Avro files: every type that fits a raw column, nulls and lists, and what is said of the others."""
+"""Avro files: every type that fits a raw column, nulls and lists, and the errors of other types and of damaged files."""
 
 import datetime
 import decimal
@@ -16,8 +16,8 @@ from keras_rafm.data import AvroFormat, Schema, SkippedRows
 pytestmark = pytest.mark.one_tensorflow
 
 MISSING_INTEGER = -(2**63)
-MAKE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
-LATE = 8192 + 5  # beyond the first block
+COLUMN_OF_DTYPE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
+LATE = 8192 + 5  # a row number beyond the first block
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def write(tmp_path):
 
 
 def schema_of(dtype, lists=False):
-    return Schema({"c": Schema.float() if dtype == "float32" else MAKE[dtype](multivalued=lists)})
+    return Schema({"c": Schema.float() if dtype == "float32" else COLUMN_OF_DTYPE[dtype](multivalued=lists)})
 
 
 def read(path, dtype, lists=False):
-    """The rows, with None for missing ones."""
+    """Return the values of all rows, with None for missing values."""
     missing = {"string": b"", "int64": MISSING_INTEGER}.get(dtype)
     rows = []
     for block in schema_of(dtype, lists).raw_dataset(path, training=False):
@@ -113,7 +113,7 @@ def test_nulls_everywhere(write, dtype):
         assert read(write("null", [None] * 3), dtype, True) == [[]] * 3
 
 
-def test_types_by_their_names(tmp_path):
+def test_types_referenced_by_name(tmp_path):
     path = tmp_path / "some.avro"
     fields = [{"name": "a", "type": ENUM}, {"name": "c", "type": ["null", "letter"]}]
     with open(path, "wb") as file:
@@ -146,7 +146,7 @@ def test_a_schema_learns_and_trains_from_files(tmp_path):
 # --- what is wrong
 
 
-def assert_both_say(path, schema, message, **options):
+def assert_same_error(path, schema, message, **options):
     with pytest.raises(ValueError, match=message):
         schema.count_values(path, **options)
     with pytest.raises(tf.errors.OpError, match=message):
@@ -154,7 +154,7 @@ def assert_both_say(path, schema, message, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "dtype", "lists", "found"),
+    ("kind", "value", "dtype", "lists", "problem"),
     [
         ("long", 1, "string", False, 'expected string, found the type "long"'),
         ("double", 1.0, "int64", False, 'expected int64, found the type "double"'),
@@ -169,9 +169,9 @@ def assert_both_say(path, schema, message, **options):
     ],
     ids=str,
 )  # fmt: skip
-def test_columns_of_another_type(write, kind, value, dtype, lists, found):
+def test_columns_of_another_type(write, kind, value, dtype, lists, problem):
     path = write(kind, [value])
-    assert_both_say(path, schema_of(dtype, lists), re.escape(f"{path}, column 'c': {found}"))
+    assert_same_error(path, schema_of(dtype, lists), re.escape(f"{path}, column 'c': {problem}"))
 
 
 @pytest.mark.parametrize(
@@ -181,44 +181,44 @@ def test_columns_of_another_type(write, kind, value, dtype, lists, found):
         ("double", [1.0] * LATE + [-1e39], "float32", "expected a number that is finite as float32, received -1e+39"),
         ("bytes", [b"a"] * LATE + [b"\xff\xfe"], "string", r"expected a string that is UTF-8, received b'\xff\xfe'"),
     ],
-    ids=["infinite", "too large", "no UTF-8"],
+    ids=["infinite", "too large", "not UTF-8"],
 )  # fmt: skip
-def test_values_that_do_not_fit(write, kind, values, dtype, problem):
+def test_illegal_values(write, kind, values, dtype, problem):
     path = write(kind, values)
-    assert_both_say(path, schema_of(dtype), re.escape(f"{path}, record {LATE + 1}, column 'c': {problem}"))
+    assert_same_error(path, schema_of(dtype), re.escape(f"{path}, record {LATE + 1}, column 'c': {problem}"))
     skipped = SkippedRows()
     assert sum(len(block["c"]) for block in schema_of(dtype).raw_dataset(path, training=False, on_error=skipped)) == LATE
     assert skipped.summary().splitlines()[1:] == [f"{path}, record {LATE + 1}, column 'c': {problem}"]
 
 
-def test_values_in_lists_that_do_not_fit(write):
+def test_illegal_values_in_lists(write):
     path = write({"type": "array", "items": "bytes"}, [[b"a", b"b"], [], [b"d", b"\xff"], [b"e"]])
-    assert_both_say(
+    assert_same_error(
         path, schema_of("string", True), r"record 3, column 'c': expected a string that is UTF-8, received b'\\xff'"
     )
 
 
-def test_strings_that_are_no_utf8(write):
+def test_strings_that_are_not_utf8(write):
     path = write("string", ["good", "evil", "good"])
     path.write_bytes(path.read_bytes().replace(b"evil", b"e\xffil"))
-    assert_both_say(
+    assert_same_error(
         path, schema_of("string"), r"record 2, column 'c': expected a string that is UTF-8, received b'e\\xffil'"
     )
 
 
-def test_absent_columns(write, tmp_path):
+def test_missing_columns(write, tmp_path):
     path = write("long", [1])
-    assert_both_say(path, Schema({"d": "integer_categorical"}), r"some\.avro: expected a column 'd', found \['c'\]")
+    assert_same_error(path, Schema({"d": "integer_categorical"}), r"some\.avro: expected a column 'd', found \['c'\]")
     with open(path, "wb") as file:
         fastavro.writer(file, "long", [1, 2])
-    assert_both_say(path, schema_of("int64"), r'some\.avro: expected records, found the type .*"long"')
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    assert_same_error(path, schema_of("int64"), r'some\.avro: expected records, found the type .*"long"')
+    with pytest.raises(FileNotFoundError, match="file not found: "):
         schema_of("int64").adapt(tmp_path / "absent.avro")
 
 
-def test_no_rows(write):
+def test_empty_files(write):
     path = write("long", [])
-    assert_both_say(path, schema_of("int64"), f"{re.escape(str(path))}: expected at least one row, found none")
+    assert_same_error(path, schema_of("int64"), f"{re.escape(str(path))}: expected at least one row, found none")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "head", "cut off", "contents"])
@@ -235,7 +235,7 @@ def test_damaged_files(write, damage):
         }[damage]
     )
     where = r", record [1-9]\d*" if damage in ("cut off", "contents") else ""
-    assert_both_say(path, schema_of("string"), rf"{re.escape(str(path))}{where}: not a readable Avro file \(")
+    assert_same_error(path, schema_of("string"), rf"{re.escape(str(path))}{where}: not a readable Avro file \(")
 
 
 def test_without_fastavro(write, monkeypatch):

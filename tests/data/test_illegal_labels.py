@@ -1,4 +1,4 @@
-"""Labels and sample weights that a file of any format must not have: told where they are, or left out."""
+"""Illegal labels and sample weights in files of every format: errors name their place, or their rows are skipped."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from keras_rafm.data import Schema, SkippedRows, write_tfrecord
 
 pytestmark = pytest.mark.one_tensorflow
 
-#: What counts rows in a file, and the number of its first one.
+#: The unit in which errors count rows in each format, and the number of the first row.
 UNITS = {"csv": ("line", 2), "parquet": ("row", 1), "avro": ("record", 1), "tfrecord": ("record", 1)}
 BINARY = "expected one of the labels 0 and 1, or -1 and 1"
 WEIGHT = "expected a finite sample weight of at least 0"
@@ -52,10 +52,10 @@ def write(path, columns, schema):
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
             fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, rows)
     else:
-        of_kind = {"string": ("", str), "float32": (math.nan, np.float32)}
+        missing_and_type = {"string": ("", str), "float32": (math.nan, np.float32)}
         raw = {}
         for column in schema.raw_columns(training=True):
-            missing, kind = of_kind[column.dtype]
+            missing, kind = missing_and_type[column.dtype]
             raw[column.name] = [missing if value is None else kind(value) for value in columns[column.name]]
         write_tfrecord(path, raw, schema)
 
@@ -65,19 +65,19 @@ def suffix(request):
     return request.param
 
 
-# Avro and Parquet have the checks of numbers and of text in common with all kinds of columns.
+# Avro and Parquet share the checks of numbers and of strings for all kinds of columns.
 SOME = [("csv", case) for case in CASES] + [("tfrecord", case) for case in CASES]
 SOME += [("avro", "class"), ("avro", "name"), ("parquet", "name")]
 
 
 @pytest.mark.parametrize(("suffix", "case"), SOME)
-def test_illegal_ones_are_told_where_they_are_or_left_out(tmp_path, case, suffix):
+def test_illegal_rows_are_reported_with_their_place_or_skipped(tmp_path, case, suffix):
     options, name, values, wrong, problem = CASES[case]
     schema = Schema({"user": "string_categorical"}, label="y", **options)
     columns = {"user": [*"abcabc"], "y": [0, 1] * 3, **({"w": [1] * 6} if "sample_weight" in options else {}), name: values}
     path = tmp_path / f"some.{suffix}"
     write(path, columns, schema)
-    schema.adapt(path)  # which reads neither
+    schema.adapt(path)  # reads neither labels nor weights
     assert len(list(schema.dataset(path, 6, training=False))) == 1
 
     unit, first = UNITS[suffix]
@@ -92,18 +92,18 @@ def test_illegal_ones_are_told_where_they_are_or_left_out(tmp_path, case, suffix
     ((inputs, labels, *weights),) = schema.dataset(path, 6, on_error=skipped)
     kept = [number for number in range(6) if number not in wrong]
     np.testing.assert_array_equal(inputs["ids"], schema({"user": [[*"abcabc"][number] for number in kept]})["ids"])
-    of_weights = dict(zip(["w"], weights, strict=False))
+    weights_by_name = dict(zip(["w"], weights, strict=False))
     assert len(labels) == 6 - len(wrong)
-    assert of_weights == {} or of_weights["w"][:, 0].numpy().tolist() == [values[number] for number in kept]
-    told = skipped.summary().splitlines()
-    assert told[0] == f"rows left out: {len(wrong)}, of {path} {len(wrong)}"
-    assert len(told) == 1 + len(wrong)
-    for line, number in zip(told[1:], wrong, strict=True):
+    assert weights_by_name == {} or weights_by_name["w"][:, 0].numpy().tolist() == [values[number] for number in kept]
+    summary = skipped.summary().splitlines()
+    assert summary[0] == f"skipped rows: {len(wrong)} ({path}: {len(wrong)})"
+    assert len(summary) == 1 + len(wrong)
+    for line, number in zip(summary[1:], wrong, strict=True):
         assert line.startswith(f"{path}, {unit} {first + number}, column '{name}': {problem}")
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "tfrecord"])
-def test_fit_says_where(tmp_path, suffix):
+def test_errors_of_fit_name_the_place(tmp_path, suffix):
     schema = Schema({"user": "string_categorical"}, label="y")
     path = tmp_path / f"some.{suffix}"
     write(path, {"user": [*"abcabc"], "y": [0, 1, 1, 0, 3, 1]}, schema)
@@ -139,19 +139,19 @@ def test_several_kinds_of_illegal_rows_in_one_block(tmp_path, suffix):
         rows = [dict(zip(MIXED["parquet"], row, strict=True)) for row in zip(*MIXED["parquet"].values(), strict=True)]
         with path.open("wb") as file:
             fastavro.writer(file, {"type": "record", "name": "row", "fields": fields}, rows)
-    told = []
-    ((inputs, labels),) = schema.dataset(path, 9, on_error=told.append)
+    errors = []
+    ((inputs, labels),) = schema.dataset(path, 9, on_error=errors.append)
     assert inputs["ids"].numpy().tolist() == [[2], [3]]
     assert labels.numpy().tolist() == [[1.0], [0.0]]
     unit, first = UNITS[suffix]
     expected = [(first + row, column) for row, column in ((1, "y"), (2, "y"), (3, "y"), (4, "user"))]
-    assert [(error.line, error.column, error.unit) for error in told] == [(*place, unit) for place in expected]
+    assert [(error.line, error.column, error.unit) for error in errors] == [(*place, unit) for place in expected]
     with pytest.raises(tf.errors.OpError, match=f"{unit} {first + 1}, column 'y': {BINARY}, received"):
         list(schema.dataset(path, 9))
 
 
-def test_many_illegal_rows_take_no_longer_than_few(tmp_path):
-    """Each of them was once a reason to begin the block anew."""
+def test_many_illegal_rows_take_linear_time(tmp_path):
+    """A block must not be parsed again for each illegal row."""
     path = tmp_path / "some.avro"
     schema = Schema({"user": "string_categorical"}, label="y")
     write(path, {"user": ["a"] * 8000, "y": [2] * 7999 + [1]}, schema)
@@ -163,7 +163,7 @@ def test_many_illegal_rows_take_no_longer_than_few(tmp_path):
     assert time.monotonic() - began < 4
 
 
-def test_every_row_left_out(tmp_path, suffix):
+def test_all_rows_skipped(tmp_path, suffix):
     schema = Schema({"user": "string_categorical"}, label="y")
     good, bad = tmp_path / f"good.{suffix}", tmp_path / f"bad.{suffix}"
     write(good, {"user": ["a", "b"], "y": [0, 1]}, schema)
@@ -178,7 +178,7 @@ def test_every_row_left_out(tmp_path, suffix):
 
 
 def test_empty_files_beside_others(tmp_path, suffix):
-    """As Spark writes them: an error that names the file, or left out."""
+    """Spark writes empty files. The error names the file, or the file is skipped."""
     schema = Schema({"user": "string_categorical"}, label="y")
     full, empty = tmp_path / f"full.{suffix}", tmp_path / f"empty.{suffix}"
     write(full, {"user": ["a", "b"], "y": [0, 1]}, schema)
@@ -189,22 +189,22 @@ def test_empty_files_beside_others(tmp_path, suffix):
     if suffix == "avro":
         write(empty, {"user": ["a"], "y": [0.0]}, schema)
         with full.open("rb") as source:
-            own_schema = fastavro.reader(source).writer_schema
+            avro_schema = fastavro.reader(source).writer_schema
         with empty.open("wb") as target:
-            fastavro.writer(target, own_schema, [])
+            fastavro.writer(target, avro_schema, [])
     with pytest.raises(ValueError, match=rf"empty\.{suffix}: expected at least one row, found none"):
         schema.adapt([full, empty])
     skipped = SkippedRows()
     schema.adapt([empty, full], on_error=skipped)
     assert schema.vocabulary("user") == ["[UNSEEN]", "[MISSING]", "a", "b"]
-    assert skipped.summary() == f"files without rows: {empty}"
+    assert skipped.summary() == f"empty files: {empty}"
     assert (len(skipped), skipped.empty_files, skipped.per_file) == (1, [str(empty)], {})
     assert [len(labels) for _, labels in schema.dataset([empty, full], 8, on_error=skipped)] == [2]
 
 
 @pytest.mark.parametrize(("suffix", "good"), [("csv", 0), ("csv", 1), ("csv", 2), ("csv", 70), ("tfrecord", 5)])
-def test_weights_in_strings_are_told_with_file_and_row(tmp_path, suffix, good):
-    """Which the graph refuses, not the reader."""
+def test_illegal_weights_in_strings_are_reported_with_file_and_row(tmp_path, suffix, good):
+    """The graph refuses these weights, not the reader."""
     schema = Schema({"tags": Schema.string_categorical(separator="|", weight_separator=":")}, label="y")
     fine, path = tmp_path / f"fine.{suffix}", tmp_path / f"some.{suffix}"
     tags = ["a:1|b:2"] * good + ["a:x|b:1", "a:y"] + ["a"] * 30
@@ -229,7 +229,7 @@ def test_weights_in_strings_are_told_with_file_and_row(tmp_path, suffix, good):
     assert len(skipped) == (suffix == "csv")
 
 
-def test_weights_of_lists_are_told_with_file_and_row(tmp_path):
+def test_illegal_weights_of_lists_are_reported_with_file_and_row(tmp_path):
     schema = Schema({"tags": Schema.string_categorical(multivalued=True, weights="w")})
     path = tmp_path / "some.parquet"
     pq.write_table(pa.table({"tags": [["a"]] * 20000 + [["a", "b"]], "w": [[1.0]] * 20000 + [[0.5]]}), path)

@@ -1,4 +1,4 @@
-"""Training from Kafka: messages of every format, and a broker that is the mock cluster of librdkafka, with its protocol."""
+"""Training from Kafka: parsers of messages, and datasets with a broker, the mock cluster of librdkafka."""
 
 import gc
 import json
@@ -73,8 +73,8 @@ WRITE = {"json": as_json, "csv": as_csv, "example": as_example}
 def columns(**options):
     lists = {"tags": Schema.string_categorical(multivalued=True), "ids": Schema.integer_categorical(multivalued=True)}
     flat = {"name": "string_categorical", "n": "integer_categorical", "x": "float"}
-    own = {**flat, **(lists if options.get("lists") else {}), "y": "float"}
-    return Schema(own).raw_columns(training=False)
+    kinds = {**flat, **(lists if options.get("lists") else {}), "y": "float"}
+    return Schema(kinds).raw_columns(training=False)
 
 
 def plain(tensor):
@@ -100,14 +100,14 @@ def test_json_messages():
 
 def test_csv_messages():
     parser = CSVParser(STREAM, columns(), None, CSVFormat())
-    assert [plain(own) for own in parser.parse([b"ann,1, 0.5,1", b'"a,""b\n",,,\r\n'], 1)] == [
+    assert [plain(values) for values in parser.parse([b"ann,1, 0.5,1", b'"a,""b\n",,,\r\n'], 1)] == [
         [b"ann", b'a,"b\n'], [1, MISSING_INTEGER], [0.5, None], [1.0, None],
     ]  # fmt: skip
     other = CSVFormat(delimiter="\t", quote=None, column_names=("y", "more", "x", "n", "name"))
     parser = CSVParser(STREAM, columns(), None, other)
-    assert [plain(own) for own in parser.parse([b'1\t?\t0.5\t7\t"bob"'], 1)] == [[b'"bob"'], [7], [0.5], [1.0]]
+    assert [plain(values) for values in parser.parse([b'1\t?\t0.5\t7\t"bob"'], 1)] == [[b'"bob"'], [7], [0.5], [1.0]]
     parser = CSVParser(STREAM, columns(), None, CSVFormat(missing_values=("NA", "-1")))
-    assert [plain(own) for own in parser.parse([b"NA,NA,-1,-1"], 1)] == [[b""], [MISSING_INTEGER], [None], [None]]
+    assert [plain(values) for values in parser.parse([b"NA,NA,-1,-1"], 1)] == [[b""], [MISSING_INTEGER], [None], [None]]
     with pytest.raises(ValueError, match=r"Kafka topic 't': text has no lists\. Received: column 'tags' with lists"):
         CSVParser(STREAM, columns(lists=True), None, CSVFormat())
     with pytest.raises(ValueError, match="expected a column 'name', `column_names` has 'a'"):
@@ -129,26 +129,26 @@ LABELLED = {
 @pytest.mark.parametrize("kind", LABELLED)
 def test_illegal_labels(kind):
     parser, messages = LABELLED[kind]
-    own = Schema({"x": "float"}, label="y").raw_columns(training=True)
+    raw_columns = Schema({"x": "float"}, label="y").raw_columns(training=True)
     expected = r"column 'y': expected one of the labels 0 and 1, or -1 and 1, received "
     with pytest.raises(MalformedMessageError, match=rf"message 2, {expected}'?2"):
-        parser(STREAM, own, None).parse(messages, 1)
-    told = []
-    _, y = parser(STREAM, own, told.append).parse(messages, 1)
+        parser(STREAM, raw_columns, None).parse(messages, 1)
+    errors = []
+    _, y = parser(STREAM, raw_columns, errors.append).parse(messages, 1)
     assert plain(y) == [1.0, 0.0]
-    assert [(error.line, error.column) for error in told] == [(2, "y"), (3, "y")]
+    assert [(error.line, error.column) for error in errors] == [(2, "y"), (3, "y")]
 
 
-def test_numbers_of_examples_that_come_late():
-    """A message tells how a number is stored once it has it."""
+def test_numbers_missing_from_the_first_examples():
+    """The first message that has a number decides how it is stored."""
     parser = ExampleParser(STREAM, Schema({"x": "float", "z": "float"}).raw_columns(training=False), None)
 
     def message(**numbers):
-        made = tf.train.Example()
+        example = tf.train.Example()
         for name, value in numbers.items():
             kind = "int64_list" if isinstance(value, int) else "float_list"
-            getattr(made.features.feature[name], kind).value.append(value)
-        return made.SerializeToString()
+            getattr(example.features.feature[name], kind).value.append(value)
+        return example.SerializeToString()
 
     assert list(map(plain, parser.parse([message(), message(x=1)], 1))) == [[None, 1.0], [None, None]]
     assert list(map(plain, parser.parse([message(z=0.5), message(x=2)], 3))) == [[None, 2.0], [0.5, None]]
@@ -157,7 +157,7 @@ def test_numbers_of_examples_that_come_late():
 WRONG = [
     ("json", b"", "message 12: expected a JSON object (Expecting value"),
     ("json", b"[1]", "message 12: expected a JSON object, received a list; the message is b'[1]'"),
-    ("json", b'{"x": NaN}', "message 12: expected a JSON object (NaN is no JSON)"),
+    ("json", b'{"x": NaN}', "message 12: expected a JSON object (NaN is not JSON)"),
     ("json", b'{"n": 1.0}', "message 12, column 'n': expected an integer from -9223372036854775808 to "
      "9223372036854775807, received 1.0; the message is b'{\"n\": 1.0}'"),
     ("json", b'{"n": 9223372036854775808}', "column 'n': expected an integer from"),
@@ -182,25 +182,25 @@ def parser_of(kind, on_error):
     return {"json": JSONParser, "example": ExampleParser}[kind](STREAM, columns(), on_error)
 
 
-# Not by the messages: protobuf serialises a map in any order.
+# The ids are numbers, since protobuf serialises a map in any order.
 @pytest.mark.parametrize(("kind", "message", "problem"), WRONG, ids=[f"{case[0]}-{n}" for n, case in enumerate(WRONG)])
 def test_malformed_messages(kind, message, problem):
     good = WRITE[kind](row(1))
-    with pytest.raises(MalformedMessageError, match="^" + re.escape(STREAM) + ", .*" + re.escape(problem)) as found:
+    with pytest.raises(MalformedMessageError, match="^" + re.escape(STREAM) + ", .*" + re.escape(problem)) as raised:
         parser_of(kind, None).parse([good, message, good], 11)
-    again = pickle.loads(pickle.dumps(found.value))
-    assert (str(again), again.message, again.line) == (str(found.value), message, 12)
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert (str(copy), copy.message, copy.line) == (str(raised.value), message, 12)
     skipped = SkippedRows()
     parsed = parser_of(kind, skipped).parse([good, message, good, message], 11)
     assert plain(parsed[1]) == [1, 1]
     assert skipped.per_file == {STREAM: 2}
-    assert [len(own) for own in parser_of(kind, skipped).parse([message], 11)] == [0] * 4
+    assert [len(values) for values in parser_of(kind, skipped).parse([message], 11)] == [0] * 4
 
 
-def test_errors_come_in_the_order_of_the_messages():
-    told = []
-    JSONParser(STREAM, columns(), told.append).parse([b'{"x": ""}', b"?", b'{"n": ""}', b"{}"], 1)
-    assert [error.line for error in told] == [1, 2, 3]
+def test_errors_are_reported_in_the_order_of_the_messages():
+    errors = []
+    JSONParser(STREAM, columns(), errors.append).parse([b'{"x": ""}', b"?", b'{"n": ""}', b"{}"], 1)
+    assert [error.line for error in errors] == [1, 2, 3]
     with pytest.raises(MalformedMessageError, match="message 1, column 'x'"):
         JSONParser(STREAM, columns(), None).parse([b'{"x": ""}', b"?"], 1)
 
@@ -210,7 +210,10 @@ def test_errors_come_in_the_order_of_the_messages():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """What sends messages to the cluster, and the cluster's address. It lives as long as the producer that made it."""
+    """A function that sends messages to a cluster, and the cluster's address.
+
+    The cluster exists as long as the producer that made it.
+    """
     from confluent_kafka import Producer
 
     producers = {"of the cluster": Producer({"test.mock.num.brokers": 1, "log_level": 0})}
@@ -229,7 +232,7 @@ def cluster():
 
 
 def first_rows(dataset, number):
-    """Batches with so many rows at least; how rows are shared out among them depends on when they come."""
+    """Return batches with at least this number of rows. The sizes of batches depend on when messages arrive."""
     batches = []
     for batch in dataset:
         batches.append(batch)
@@ -239,7 +242,7 @@ def first_rows(dataset, number):
 
 
 def sorted_rows(batches):
-    """All rows of batches in an order that does not depend on partitions."""
+    """Return all rows of batches in an order that does not depend on partitions."""
     parts = [np.concatenate([x["ids"], x["values"], y], axis=1) for x, y in batches]
     rows = np.concatenate(parts)
     return rows[np.lexsort(rows.T)]
@@ -247,13 +250,13 @@ def sorted_rows(batches):
 
 def assert_rows(batches, numbers):
     rows = [row(number) for number in numbers]
-    raw = {name: [own[name] for own in rows] for name in rows[0]}
+    raw = {name: [values[name] for values in rows] for name in rows[0]}
     np.testing.assert_array_equal(sorted_rows(batches), sorted_rows([new_schema().training_batch(raw)]))
 
 
 @needs_broker
 def test_all_formats_at_once(cluster):
-    """tensorflow-io's own datasets would take each other's place in one process."""
+    """In one process, tensorflow-io's own datasets would replace each other's consumers."""
     send, server = cluster
     datasets = {}
     for kind, write in WRITE.items():
@@ -267,7 +270,7 @@ def test_all_formats_at_once(cluster):
 
 @needs_broker
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-def test_a_group_goes_on_where_it_was(cluster):
+def test_a_group_resumes_where_it_stopped(cluster):
     from confluent_kafka import Consumer, TopicPartition
 
     send, server = cluster
@@ -287,7 +290,7 @@ def test_a_group_goes_on_where_it_was(cluster):
     gc.collect()
     consumer = Consumer({"bootstrap.servers": server, "group.id": "trainers", "log_level": 0})
     deadline, offsets = time.monotonic() + 10, []
-    while sum(offsets) != 96 and time.monotonic() < deadline:  # it is closed by a thread of its own
+    while sum(offsets) != 96 and time.monotonic() < deadline:  # a thread closes the dataset's consumer
         time.sleep(0.1)
         committed = consumer.committed([TopicPartition("clicks", number) for number in (0, 1)], timeout=10)
         offsets = [partition.offset for partition in committed]
@@ -300,7 +303,7 @@ def test_malformed_messages_of_a_topic(cluster):
     send, server = cluster
     send("some-bad", [as_json(row(0)), b"?", as_json(row(2)), b'{"n": "x"}', as_json(row(4))])
     skipped = SkippedRows()
-    slow = {**QUICK, "poll_timeout_ms": 2000}  # so that messages of all partitions are in one batch
+    slow = {**QUICK, "poll_timeout_ms": 2000}  # so that one batch has the messages of all partitions
     raising = kafka_dataset(new_schema(), "some-bad", server, 8, message_format="json", **QUICK)
     skipping = kafka_dataset(new_schema(), "some-bad", server, 5, message_format="json", on_error=skipped, **slow)
     serving = kafka_dataset(
@@ -317,7 +320,7 @@ def test_malformed_messages_of_a_topic(cluster):
 
 
 @needs_broker
-def test_silence_ends_the_iteration_each_time_after_the_same_time(cluster):
+def test_every_iteration_ends_after_the_same_time_without_messages(cluster):
     _, server = cluster
     options = {"stream_timeout_ms": 600, "poll_timeout_ms": 200, "start": "latest"}
     dataset = kafka_dataset(new_schema(), "nothing", server, 8, **options)
@@ -328,7 +331,7 @@ def test_silence_ends_the_iteration_each_time_after_the_same_time(cluster):
 
 
 @needs_broker
-def test_a_broker_that_goes_away(cluster, monkeypatch):
+def test_a_broker_that_disappears(cluster, monkeypatch):
     _, server = cluster
     dataset = kafka_dataset(new_schema(), "t", server, 8, stream_timeout_ms=200, poll_timeout_ms=100)
 
@@ -341,7 +344,7 @@ def test_a_broker_that_goes_away(cluster, monkeypatch):
 
 
 @needs_broker
-def test_train_from_kafka_exports_and_goes_on(cluster, tmp_path):
+def test_the_training_example_exports_and_continues(cluster, tmp_path):
     send, server = cluster
     new_schema().save(tmp_path / "schema")
     send("example", [*map(as_json, map(row, range(96))), b"?"])
@@ -353,7 +356,7 @@ def test_train_from_kafka_exports_and_goes_on(cluster, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"1", "2"}
-    assert "rows left out: 1, of Kafka topic 'example' 1" in result.stdout
+    assert "skipped rows: 1 (Kafka topic 'example': 1)" in result.stdout
     serve = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["serving_default"]
     assert serve is not None
 
@@ -381,20 +384,20 @@ def test_without_tensorflow_io(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"topics": ""}, ValueError, "`topics` must be strings that are not empty, at least one. Received: ''"),
-        ({"servers": []}, ValueError, "`servers` must be strings that are not empty, at least one. Received: []"),
+        ({"topics": ""}, ValueError, "`topics` must be one or more non-empty strings. Received: ''"),
+        ({"servers": []}, ValueError, "`servers` must be one or more non-empty strings. Received: []"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be"),
         ({"stream_timeout_ms": 0}, ValueError, "`stream_timeout_ms` must be"),
         ({"poll_timeout_ms": 0.5}, TypeError, "`poll_timeout_ms` must be"),
-        ({"start": "committed"}, ValueError, "`start` must be one of ('earliest', 'latest'). Received: start='committed'"),
-        ({"message_format": "avro"}, ValueError, "`message_format` must be one of ('example', 'json', 'csv'), or"),
+        ({"start": "committed"}, ValueError, "`start` must be one of 'earliest', 'latest'. Received: start='committed'"),
+        ({"message_format": "avro"}, ValueError, "`message_format` must be one of 'example', 'json', 'csv', or"),
         ({"configuration": {"sasl.password": "a=b"}}, ValueError, "Received: sasl.password='a=b'"),
         ({"schema": Schema({"a": "float"}, label="y")}, RuntimeError, "the schema has learnt nothing yet"),
-        ({"schema": Schema({"a": "float"})}, ValueError, "the schema declares no column of labels"),
+        ({"schema": Schema({"a": "float"})}, ValueError, "the schema must declare a column of labels for training"),
     ],
     ids=str,
 )  # fmt: skip
-def test_arguments(options, kind, message):
+def test_wrong_arguments(options, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
         kafka_dataset(**{"schema": new_schema(), "topics": "t", "servers": "localhost", "batch_size": 8, **options})
 

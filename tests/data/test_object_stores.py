@@ -1,4 +1,4 @@
-"""Files on servers, through tensorflow-io's file systems. Of these, HTTP is the one that a test can serve."""
+"""Files on servers, through tensorflow-io's file systems: HTTP, the only one of them that a test can serve."""
 
 import gzip
 import re
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.one_tensorflow
 
 needs_tensorflow_io = pytest.mark.skipif(find_spec("tensorflow_io") is None, reason="tensorflow-io is not installed")
 
-NUM_ROWS = 30_000  # of Parquet more than are read at once, of text more than the 512 KiB that one request gets
+#: More rows of Parquet than are read at once, and more text than the 512 KiB of one request.
+NUM_ROWS = 30_000
 
 
 def rows():
@@ -33,16 +34,16 @@ def new_schema():
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Files of the server, with the ranges of bytes that object stores serve."""
+    """Serves the server's files, also by ranges of bytes, as object stores do."""
 
     protocol_version = "HTTP/1.1"
 
     def _answer(self, with_body):
         whole = self.server.files.get(self.path)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        range_match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         status, body = 404 if whole is None else 200, whole or b""
-        if whole is not None and asked:
-            first, last = map(int, asked.groups())
+        if whole is not None and range_match:
+            first, last = map(int, range_match.groups())
             status, body = (206, whole[first : last + 1]) if first < len(whole) else (416, b"")
         self.send_response(status)
         if status == 206:
@@ -119,10 +120,10 @@ def test_schemas_learn_and_train_from_servers(url, name, package):
 
 
 @needs_tensorflow_io
-def test_what_is_wrong_is_said_with_the_address(url):
-    with pytest.raises(FileNotFoundError, match=f"there is no file {re.escape(url)}/absent.csv"):
+def test_errors_name_the_address(url):
+    with pytest.raises(FileNotFoundError, match=f"file not found: {re.escape(url)}/absent.csv"):
         files_of(f"{url}/absent.csv")
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="file not found: "):
         opened(f"{url}/absent.csv")
     with pytest.raises(ValueError, match=rf"{re.escape(url)}/bad\.csv, line 2, column 'n': expected an integer"):
         new_schema().adapt(f"{url}/bad.csv")
@@ -138,16 +139,16 @@ def test_a_server_that_does_not_answer():
 
 
 @needs_tensorflow_io
-def test_file_systems_are_registered_when_a_path_needs_them():
+def test_file_systems_are_registered_when_needed():
     code = """
 import tensorflow as tf
 from keras_rafm.data.raw import files
 schemes = tf.io.gfile.get_registered_schemes
 assert "s3" not in schemes()
-files._know_file_system("some/file")
-files._know_file_system("gs://bucket/file")
+files.register_file_system("some/file")
+files.register_file_system("gs://bucket/file")
 assert "s3" not in schemes()
-files._know_file_system("s3://bucket/file")
+files.register_file_system("s3://bucket/file")
 assert {"s3", "az", "http", "https", "hdfs"} <= set(schemes())
 """
     command = [sys.executable, "-W", "error::UserWarning:keras_rafm", "-c", code]
@@ -156,7 +157,9 @@ assert {"s3", "az", "http", "https", "hdfs"} <= set(schemes())
 
 
 def test_unknown_file_systems():
-    with pytest.raises(ValueError, match=r"^ftp://host/file\.csv: there is no file system 'ftp://' among \[.*'s3'"):
+    with pytest.raises(
+        ValueError, match=r"^ftp://host/file\.csv: the file system must be one of \[.*'s3'.*\]\. Received: 'ftp://'"
+    ):
         files_of("ftp://host/file.csv")
 
 
@@ -164,7 +167,10 @@ def test_unknown_file_systems():
 def test_without_tensorflow_io(monkeypatch, scheme):
     monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
     monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    message = rf"^{scheme}://a/b\.csv: for '{scheme}://', tensorflow_io is needed here: pip install 'keras_rafm\[io\]'"
+    message = (
+        rf"^{scheme}://a/b\.csv: cannot open '{scheme}://' paths: tensorflow_io is needed here: "
+        r"pip install 'keras_rafm\[io\]'"
+    )
     with pytest.raises(ImportError, match=message):
         files_of(f"{scheme}://a/b.csv")
     with pytest.raises(ImportError, match=message):
@@ -174,5 +180,6 @@ def test_without_tensorflow_io(monkeypatch, scheme):
 @needs_tensorflow_io
 def test_a_tensorflow_io_that_does_not_load(monkeypatch):
     monkeypatch.setattr(files.tf.io.gfile, "get_registered_schemes", lambda: ["file", "ram", ""])
-    with pytest.raises(ImportError, match=r"s3://a/b\.csv: for 's3://', the library of tensorflow_io does not load on"):
+    message = r"s3://a/b\.csv: cannot open 's3://' paths: the library of tensorflow_io does not load with"
+    with pytest.raises(ImportError, match=message):
         files_of("s3://a/b.csv")

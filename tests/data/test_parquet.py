@@ -1,4 +1,4 @@
-"""Parquet files: every type that fits a raw column, nulls and lists, and what is said of the others."""
+"""Parquet files: every type that fits a raw column, nulls and lists, and the errors of other types and of damaged files."""
 
 import datetime
 import decimal
@@ -17,7 +17,7 @@ from keras_rafm.data import Schema, SkippedRows
 pytestmark = pytest.mark.one_tensorflow
 
 MISSING_INTEGER = -(2**63)
-MAKE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
+COLUMN_OF_DTYPE = {"string": Schema.string_categorical, "int64": Schema.integer_categorical}
 BLOCK_ROWS = 16384
 
 
@@ -32,12 +32,12 @@ def write(tmp_path):
 
 
 def schema_of(dtype, lists=False):
-    column = Schema.float() if dtype == "float32" else MAKE[dtype](multivalued=lists)
+    column = Schema.float() if dtype == "float32" else COLUMN_OF_DTYPE[dtype](multivalued=lists)
     return Schema({"c": column})
 
 
 def read(path, dtype, lists=False):
-    """The rows, with None for missing ones."""
+    """Return the values of all rows, with None for missing values."""
     missing = {"string": b"", "int64": MISSING_INTEGER}.get(dtype)
     rows = []
     for block in schema_of(dtype, lists).raw_dataset(path, training=False):
@@ -46,13 +46,9 @@ def read(path, dtype, lists=False):
         rows += values.to_list() if lists else values.numpy().tolist()
 
     def plain(value):
-        return (
-            [plain(item) for item in value]
-            if isinstance(value, list)
-            else None
-            if value in (missing,) or value != value
-            else value
-        )
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if value == missing or value != value else value
 
     return [plain(row) for row in rows]
 
@@ -144,7 +140,8 @@ def test_lists(write, kind, options):
         array = pa.ListArray.from_arrays(array.offsets, array.values.dictionary_encode(), mask=array.is_null())
     else:
         array = array.cast(kind)
-    if pa.types.is_dictionary(kind.value_type) and options:  # pyarrow can't, from several row groups
+    if pa.types.is_dictionary(kind.value_type) and options:
+        # pyarrow can't read dictionaries in lists from several row groups.
         with pytest.raises(
             tf.errors.InvalidArgumentError, match=r"not a readable Parquet file \(Nested data conversions not implemented"
         ):
@@ -159,7 +156,7 @@ def test_lists_of_a_fixed_size(write):
     assert read(write(array), "int64", lists=True) == [[1, 2], [3, None], [4, 5]]
     assert read(write(array.slice(1)), "int64", lists=True) == [[3, None], [4, 5]]
     with_null = pa.array([[1, 2], None, [4, 5]], pa.list_(pa.int64(), 2))
-    # Some versions of pyarrow can't write it, and some can't read what others have written.
+    # Some versions of pyarrow can't write such lists, and some can't read what others have written.
     try:
         path = write(with_null)
     except pa.ArrowNotImplementedError:
@@ -205,7 +202,7 @@ def test_weights_of_lists(tmp_path):
 # --- what is wrong
 
 
-def assert_both_say(path, schema, message, **options):
+def assert_same_error(path, schema, message, **options):
     with pytest.raises(ValueError, match=message):
         schema.count_values(path, **options)
     with pytest.raises(tf.errors.OpError, match=message):
@@ -213,7 +210,7 @@ def assert_both_say(path, schema, message, **options):
 
 
 @pytest.mark.parametrize(
-    ("array", "dtype", "lists", "found"),
+    ("array", "dtype", "lists", "problem"),
     [
         (pa.array([1.0]), "string", False, "expected string, found the type double"),
         (pa.array([True]), "string", False, "expected string, found the type bool"),
@@ -229,15 +226,15 @@ def assert_both_say(path, schema, message, **options):
     ],
     ids=str,
 )
-def test_columns_of_another_type(write, array, dtype, lists, found):
+def test_columns_of_another_type(write, array, dtype, lists, problem):
     path = write(array)
-    assert_both_say(path, schema_of(dtype, lists), re.escape(f"{path}, column 'c': {found}"))
+    assert_same_error(path, schema_of(dtype, lists), re.escape(f"{path}, column 'c': {problem}"))
 
 
 def test_old_timestamps(write):
     array = pa.array([datetime.datetime(2020, 1, 1)], pa.timestamp("ns"))
     path = write(array, use_deprecated_int96_timestamps=True)
-    assert_both_say(path, schema_of("int64"), "column 'c': expected int64, found the type timestamp")
+    assert_same_error(path, schema_of("int64"), "column 'c': expected int64, found the type timestamp")
 
 
 _INT64 = "an integer from -9223372036854775808 to 9223372036854775807"
@@ -255,11 +252,11 @@ LATE = BLOCK_ROWS + 5
         (pa.array([1.0] * LATE + [-1e39]), "float32", "expected a number that is finite as float32, received -1e+39"),
         (pa.array([b"a"] * LATE + [b"\xff\xfe"]), "string", r"expected UTF-8, received b'\xff\xfe'"),
     ],
-    ids=["overflow", "fraction", "NaN", "large float", "infinite", "too large", "no UTF-8"],
+    ids=["overflow", "fraction", "NaN", "large float", "infinite", "too large", "not UTF-8"],
 )  # fmt: skip
-def test_values_that_do_not_fit(write, array, dtype, problem):
+def test_illegal_values(write, array, dtype, problem):
     path = write(array)
-    assert_both_say(path, schema_of(dtype), re.escape(f"{path}, row {LATE + 1}, column 'c': {problem}"))
+    assert_same_error(path, schema_of(dtype), re.escape(f"{path}, row {LATE + 1}, column 'c': {problem}"))
     skipped = SkippedRows()
     assert sum(len(block["c"]) for block in schema_of(dtype).raw_dataset(path, training=False, on_error=skipped)) == LATE
     assert skipped.summary().splitlines()[1:] == [f"{path}, row {LATE + 1}, column 'c': {problem}"]
@@ -277,7 +274,7 @@ def test_values_that_do_not_fit(write, array, dtype, problem):
     ids=lambda array: str(array.type),
 )
 def test_integers_in_other_types(write, array):
-    """As pandas and databases write them; and the same text as in CSV."""
+    """pandas and databases write integers in these types. As strings, they are the same text as in CSV."""
     path = write(array)
     schema = schema_of("int64")
     schema.adapt(path)
@@ -299,28 +296,28 @@ def test_large_unsigned_integers_as_text(write):
     assert sorted(schema.vocabulary("c")[2:]) == ["0", str(2**64 - 1)]
 
 
-def test_values_in_lists_that_do_not_fit(write):
+def test_illegal_values_in_lists(write):
     array = pa.array([[b"a", b"b"], None, [], [b"c"], [b"d", b"\xff"], [b"e"]])
     path = write(array)
     message = r"row 5, column 'c': expected UTF-8, received b'\\xff'"
-    assert_both_say(path, schema_of("string", True), message)
+    assert_same_error(path, schema_of("string", True), message)
     skipped = SkippedRows()
     (block,) = schema_of("string", True).raw_dataset(path, training=False, on_error=skipped)
     assert block["c"].to_list() == [[b"a", b"b"], [], [], [b"c"], [b"e"]]
     assert skipped.per_file == {str(path): 1}
 
 
-def test_absent_columns_and_two_of_a_name(tmp_path):
+def test_missing_and_repeated_columns(tmp_path):
     path = tmp_path / "some.parquet"
     pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["d"])], names=["b", "d", "d"]), path)
     message = r"some\.parquet: expected one column 'c', found 0 among \['b', 'd', 'd'\]"
-    assert_both_say(path, schema_of("string"), message)
-    assert_both_say(path, Schema({"d": "string_categorical"}), "expected one column 'd', found 2 among")
+    assert_same_error(path, schema_of("string"), message)
+    assert_same_error(path, Schema({"d": "string_categorical"}), "expected one column 'd', found 2 among")
 
 
-def test_no_rows(write):
+def test_empty_files(write):
     path = write(pa.array([], pa.string()))
-    assert_both_say(path, schema_of("string"), f"^.*{re.escape(str(path))}: expected at least one row, found none")
+    assert_same_error(path, schema_of("string"), f"^.*{re.escape(str(path))}: expected at least one row, found none")
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "cut off", "head", "contents"])
@@ -336,7 +333,7 @@ def test_damaged_files(write, damage):
             "contents": whole[:200] + bytes(2000) + whole[2200:],
         }[damage]
     )
-    assert_both_say(path, schema_of("string"), rf"{re.escape(str(path))}: not a readable Parquet file \(")
+    assert_same_error(path, schema_of("string"), rf"{re.escape(str(path))}: not a readable Parquet file \(")
 
 
 def test_a_file_that_disappears(write):

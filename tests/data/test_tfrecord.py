@@ -1,4 +1,4 @@
-"""TFRecord files: what is written, what comes back, and what is said of files that are wrong."""
+"""TFRecord files: reading what was written, and the errors of malformed records and damaged files."""
 
 import gzip
 import math
@@ -14,7 +14,7 @@ from keras_rafm.data import Schema, SkippedRows, TFRecordFormat, write_tfrecord
 pytestmark = pytest.mark.one_tensorflow
 
 MISSING_INTEGER = -(2**63)
-NUM_ROWS = 4100  # more than are parsed at once
+NUM_ROWS = 4100  # more rows than are parsed at once
 
 
 def schema(**options):
@@ -43,24 +43,22 @@ def raw_rows(num_rows=NUM_ROWS):
 
 
 def plain(values):
-    """Python values, with None for NaN."""
+    """Return Python values, with None for NaN."""
     values = values.to_list() if isinstance(values, tf.RaggedTensor) else values.numpy().tolist()
     return [None if value != value else value for value in values]
 
 
-def as_read(values):
-    def one(value):
-        if isinstance(value, list):
-            return [one(item) for item in value]
-        if isinstance(value, str):
-            return value.encode()
-        return None if value != value else float(np.float32(value)) if isinstance(value, float) else value
-
-    return [one(value) for value in values]
+def as_read(value):
+    """Return a written value, or a list of them, as a reader yields it: bytes, float32 numbers, and None for NaN."""
+    if isinstance(value, list):
+        return [as_read(item) for item in value]
+    if isinstance(value, str):
+        return value.encode()
+    return None if value != value else float(np.float32(value)) if isinstance(value, float) else value
 
 
 @pytest.mark.parametrize("suffix", ["tfrecord", "tfrecords.gz"])
-def test_what_is_written_comes_back(tmp_path, suffix):
+def test_reading_returns_what_was_written(tmp_path, suffix):
     path, rows = tmp_path / f"some.{suffix}", raw_rows()
     assert write_tfrecord(path, rows, schema()) == NUM_ROWS
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -92,7 +90,7 @@ def test_missing_values_are_not_in_the_examples(tmp_path):
     assert list(feature["w"].float_list.value) == [1.0, 2.0]
 
 
-def test_lists_give_the_batches_of_the_mapping(tmp_path):
+def test_batches_with_lists_equal_those_of_a_mapping(tmp_path):
     path, rows = tmp_path / "some.tfrecord", raw_rows(100)
     write_tfrecord(path, rows, schema())
     adapted, other = schema(), schema()
@@ -109,7 +107,7 @@ def test_lists_give_the_batches_of_the_mapping(tmp_path):
         np.testing.assert_array_equal(inputs[name], expected[name])
 
 
-def test_nothing_is_left_of_a_failed_write(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
     def batches():
         yield raw_rows(3)
         yield {"name": ["a"]}
@@ -121,7 +119,7 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
         write_tfrecord(tmp_path / "some.tfrecord", {**raw_rows(1), "n": ["x"]}, schema())
 
 
-def test_no_rows(tmp_path):
+def test_empty_files(tmp_path):
     path = tmp_path / "some.tfrecord"
     assert write_tfrecord(path, [], schema()) == 0
     assert list(schema().raw_dataset(path)) == []
@@ -134,12 +132,12 @@ def test_no_rows(tmp_path):
 LISTS = {"bytes": "bytes_list", "int64": "int64_list", "float": "float_list"}
 
 
-def example(**features):
-    """`name=("float", 1.5)`."""
-    made = tf.train.Example()
+def serialized(**features):
+    """Return a serialised example of features such as `name=("float", 1.5)`."""
+    example = tf.train.Example()
     for name, (kind, *values) in features.items():
-        getattr(made.features.feature[name], LISTS[kind]).value.extend(values)
-    return made.SerializeToString()
+        getattr(example.features.feature[name], LISTS[kind]).value.extend(values)
+    return example.SerializeToString()
 
 
 def small_schema():
@@ -190,7 +188,7 @@ WRONG = {
 def test_wrong_features(tmp_path, wrong):
     features, problem, from_graph = WRONG[wrong]
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)] * 5 + [example(**{**GOOD, **features})] + [example(**GOOD)])
+    write_records(path, [serialized(**GOOD)] * 5 + [serialized(**{**GOOD, **features})] + [serialized(**GOOD)])
     with pytest.raises(ValueError, match=r".") as error:
         small_schema().adapt([path, path])
     assert str(error.value) == f"{path}, record 6, {problem}"
@@ -200,9 +198,9 @@ def test_wrong_features(tmp_path, wrong):
         list(small_schema().raw_dataset(path))
 
 
-def test_the_record_is_told_beyond_the_first_block(tmp_path):
+def test_errors_beyond_the_first_block_name_the_record(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)] * 5000 + [example(**{**GOOD, "y": ("float", 1.0, -math.inf)})])
+    write_records(path, [serialized(**GOOD)] * 5000 + [serialized(**{**GOOD, "y": ("float", 1.0, -math.inf)})])
     columns = small_schema().raw_columns(training=True)
     with pytest.raises(ValueError, match=r"record 5001, column 'y': expected at most one value, received 2$"):
         TFRecordFormat().explain(str(path), columns)
@@ -210,16 +208,16 @@ def test_the_record_is_told_beyond_the_first_block(tmp_path):
         list(small_schema().raw_dataset(path))
 
 
-def test_no_examples(tmp_path):
+def test_records_that_are_not_examples(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD), b"\xff\xff\xff"])
+    write_records(path, [serialized(**GOOD), b"\xff\xff\xff"])
     with pytest.raises(ValueError, match=r"some\.tfrecord, record 2: expected a tf\.train\.Example \("):
         small_schema().adapt(path)
 
 
 def test_empty_examples_are_rows_without_values(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [b"", example(), example(n=("int64",)), example(**GOOD)])
+    write_records(path, [b"", serialized(), serialized(n=("int64",)), serialized(**GOOD)])
     (block,) = small_schema().raw_dataset(path, training=False)
     assert block["n"].numpy().tolist() == [MISSING_INTEGER] * 3 + [1]
     assert block["tags"].to_list() == [[], [], [], [b"a", b"b"]]
@@ -229,22 +227,22 @@ def test_empty_examples_are_rows_without_values(tmp_path):
 def test_damaged_files(tmp_path, suffix):
     path = tmp_path / f"some.{suffix}"
     rng = random.Random(0)
-    write_records(path, [example(**{**GOOD, "n": ("int64", rng.randrange(2**60))}) for _ in range(300)])
+    write_records(path, [serialized(**{**GOOD, "n": ("int64", rng.randrange(2**60))}) for _ in range(300)])
     whole = path.read_bytes()
     for at in (20, len(whole) // 3, len(whole) * 2 // 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        with pytest.raises(ValueError, match=rf"some\.{suffix}, record \d+: damaged, cut off or no TFRecord \("):
+        with pytest.raises(ValueError, match=rf"some\.{suffix}, record \d+: damaged, truncated or not a TFRecord \("):
             small_schema().adapt(path)
         with pytest.raises(tf.errors.OpError):
             list(small_schema().raw_dataset(path))
     path.write_bytes(b"n,x,y\n1,2,3\n" * 10)
-    with pytest.raises(ValueError, match=rf"some\.{suffix}, record 1: damaged, cut off or no TFRecord \("):
+    with pytest.raises(ValueError, match=rf"some\.{suffix}, record 1: damaged, truncated or not a TFRecord \("):
         small_schema().adapt(path)
 
 
-def test_the_record_that_is_damaged_is_told(tmp_path):
+def test_errors_name_the_damaged_record(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)] * 5000)
+    write_records(path, [serialized(**GOOD)] * 5000)
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 5000 * 4321 + 20] ^= 1
     path.write_bytes(whole)
@@ -252,19 +250,19 @@ def test_the_record_that_is_damaged_is_told(tmp_path):
         small_schema().adapt(path)
 
 
-def test_files_that_are_cut_off(tmp_path):
+def test_truncated_files(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)] * 10)
+    write_records(path, [serialized(**GOOD)] * 10)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"record 10: damaged, cut off"):
+    with pytest.raises(ValueError, match=r"record 10: damaged, truncated"):
         small_schema().adapt(path)
 
 
-def test_gzip_that_is_cut_off_is_noticed_everywhere(tmp_path):
-    """TensorFlow takes some such files for ended, between two records or in gzip's own last bytes."""
+def test_truncated_gzip_is_always_detected(tmp_path):
+    """TensorFlow reads some truncated files as complete: those cut between two records, or inside the trailer of gzip."""
     path = tmp_path / "some.tfrecord.gz"
     rng = random.Random(0)
-    write_records(path, [example(n=("int64", rng.randrange(2**60))) for _ in range(60)])
+    write_records(path, [serialized(n=("int64", rng.randrange(2**60))) for _ in range(60)])
     packed = path.read_bytes()
     only_n = Schema({"n": "integer_categorical"})
     for size in (*range(0, 40, 3), *range(40, len(packed) - 30, 97), *range(len(packed) - 30, len(packed), 3)):
@@ -280,27 +278,29 @@ def test_gzip_that_is_cut_off_is_noticed_everywhere(tmp_path):
 
 def test_absent_features_are_missing_values(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)] * 3)
+    write_records(path, [serialized(**GOOD)] * 3)
     other = Schema({"n": "integer_categorical", "absent": "string_categorical"})
     other.adapt(path)
     assert other.vocabulary("absent") == ["[UNSEEN]", "[MISSING]"]
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="file not found: "):
         TFRecordFormat().explain(str(tmp_path / "absent.tfrecord"), other.raw_columns(training=False))
 
 
-def test_gzip_is_told_by_the_name(tmp_path):
-    write_records(tmp_path / "some.tfrecord.gz", [example(**GOOD)])
+def test_gzip_is_recognised_by_the_name(tmp_path):
+    write_records(tmp_path / "some.tfrecord.gz", [serialized(**GOOD)])
     (tmp_path / "some.tfrecord.gz").rename(tmp_path / "some.tfrecord")
-    with pytest.raises(ValueError, match=r"some\.tfrecord, record 1: damaged, cut off or no TFRecord"):
+    with pytest.raises(ValueError, match=r"some\.tfrecord, record 1: damaged, truncated or not a TFRecord"):
         small_schema().adapt(tmp_path / "some.tfrecord")
 
 
 @pytest.mark.parametrize("suffix", ["tfrecord", "TFRECORD.GZ"])
 def test_numbers_stored_as_integers(tmp_path, suffix):
-    """As most people store labels; the first file tells."""
+    """Labels are often stored as integers. The first file decides how a column is read."""
     path, other = tmp_path / f"some.{suffix}", tmp_path / f"other.{suffix}"
-    write_records(path, [example(x=("float", 2.5)), example(x=("float",), y=("int64", 1)), example(y=("int64", 0))])
-    write_records(other, [example(x=("float", 1.0), y=("float", 1.0))])
+    write_records(
+        path, [serialized(x=("float", 2.5)), serialized(x=("float",), y=("int64", 1)), serialized(y=("int64", 0))]
+    )
+    write_records(other, [serialized(x=("float", 1.0), y=("float", 1.0))])
     schema = Schema({"x": "float"}, label="y")
     schema.adapt([path, other])
     with pytest.raises(tf.errors.OpError, match="column y in record 1 of"):
@@ -319,7 +319,7 @@ def test_numbers_stored_as_integers(tmp_path, suffix):
     ]:
         with pytest.raises(ValueError, match=problem):
             schema.explain(files)
-    write_records(path, [example(y=("int64", 1))])
+    write_records(path, [serialized(y=("int64", 1))])
     expected = "record 1, column 'y': expected"
     for files, file_format, problem in [
         ([path, other], None, rf"other\.{suffix}, {expected} int64_list, received float_list"),
@@ -330,10 +330,10 @@ def test_numbers_stored_as_integers(tmp_path, suffix):
             schema.explain(files, file_format=file_format)
 
 
-def test_the_first_records_with_a_number_tell_how_it_is_stored(tmp_path):
+def test_the_first_record_with_a_number_decides_how_it_is_stored(tmp_path):
     empty, path = tmp_path / "empty.tfrecord", tmp_path / "some.tfrecord"
     write_records(empty, [])
-    write_records(path, [example(n=("int64", 1))] * 150 + [example(n=("int64", 1), x=("int64", 3))])
+    write_records(path, [serialized(n=("int64", 1))] * 150 + [serialized(n=("int64", 1), x=("int64", 3))])
     schema, skipped = Schema({"n": "integer_categorical", "x": "float"}), SkippedRows()
     schema.adapt([empty, path], on_error=skipped)
     assert (len(skipped), skipped.empty_files) == (1, [str(empty)])
@@ -341,9 +341,9 @@ def test_the_first_records_with_a_number_tell_how_it_is_stored(tmp_path):
     assert sum(len(block["x"]) for block in schema.raw_dataset([empty, path], on_error=skipped)) == 151
 
 
-def test_messages_of_damage_say_nothing_of_operations(tmp_path):
+def test_messages_about_damage_do_not_name_operations(tmp_path):
     path = tmp_path / "some.tfrecord"
-    write_records(path, [example(**GOOD)])
+    write_records(path, [serialized(**GOOD)])
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=r"record 1: damaged, cut off or no TFRecord \([^{}\[\]]*\)$"):
+    with pytest.raises(ValueError, match=r"record 1: damaged, truncated or not a TFRecord \([^{}\[\]]*\)$"):
         small_schema().adapt(path)

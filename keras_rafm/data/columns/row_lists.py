@@ -9,8 +9,6 @@ import tensorflow as tf
 from keras_rafm.checks.tensors import after_checks, require
 from keras_rafm.data.raw.columns import MISSING_INTEGER
 
-#: A number in text: decimal digits, optionally with a sign, a point and an exponent; neither NaN nor infinity.
-NUMBER_PATTERN: Final = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 def without_missing_values(is_present: tf.RaggedTensor, *flat: tf.Tensor) -> tuple[tf.Tensor, ...]:

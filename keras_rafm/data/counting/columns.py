@@ -101,14 +101,14 @@ def _count_with_duckdb(
     is_readable = isinstance(reader, CSVFormat | ParquetFormat) and not any(map(is_remote, files))
     if not is_readable or any(find_spec(module) is None for module in ("duckdb", "pyarrow")):
         return None
-    grammar: Any = reader.grammar if isinstance(reader, CSVFormat) else "parquet"
+    file_format: Any = reader if isinstance(reader, CSVFormat) else "parquet"
 
     def steps(done: int, total: int) -> None:
         if progress is not None:
             progress(done, total, "steps")
 
     try:
-        return count_files_with_duckdb(columns, files, grammar, memory_limit=_MEMORY_LIMIT, progress=steps)
+        return count_files_with_duckdb(columns, files, file_format, memory_limit=_MEMORY_LIMIT, progress=steps)
     except DuckDBCountError:
         return None
 

@@ -1,4 +1,4 @@
-"""Formats of files with raw columns: each opens a file as a dataset of blocks of rows."""
+"""File formats: each opens a file as a dataset of blocks of rows."""
 
 from keras_rafm.data.formats.avro import AvroFormat
 from keras_rafm.data.formats.base import FileFormat

@@ -1,9 +1,9 @@
 """Avro object container files, read by fastavro.
 
-tensorflow-io is no alternative. `IODataset.from_avro` refuses unions, without which Avro has no missing values, and ends
-the process on a file of 200,000 rows without any; `parse_avro` takes single records, which a container does not keep apart;
-and `make_avro_record_dataset`, which would split it, ends the process too. fastavro decodes 155,000 rows/s of ten columns,
-or 77,000 where all of them may be null.
+tensorflow-io is no alternative. `IODataset.from_avro` refuses unions, without which Avro has no missing values, and crashes
+the process on a file of 200,000 rows without unions. `parse_avro` takes single records, which a container does not
+separate; `make_avro_record_dataset`, which would separate them, crashes the process, too. fastavro decodes 155,000 rows/s
+of ten columns, or 77,000 if each of them may be null.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any, ClassVar, Final
 
 from keras_rafm.checks.optional_packages import imported
 from keras_rafm.data.formats.base import PythonFormat
-from keras_rafm.data.raw.columns import Block, RawColumn, RawDType
-from keras_rafm.data.raw.errors import MalformedRowError, OnError, refuse_empty
+from keras_rafm.data.raw.blocks import Block
+from keras_rafm.data.raw.columns import RawColumn, RawDType
+from keras_rafm.data.raw.errors import OnError, RefusedValuesError, refuse_empty, refuse_rows
 from keras_rafm.data.raw.files import opened
-from keras_rafm.data.raw.python_values import RefusedValuesError, column_values
+from keras_rafm.data.raw.python_values import column_values
 
 _ROWS_AT_ONCE: Final = 8192
-_KINDS: dict[RawDType, frozenset[str]] = {
+#: The names of the Avro types that fit a column of each dtype.
+_TYPES: dict[RawDType, frozenset[str]] = {
     "string": frozenset({"string", "bytes", "enum", "fixed", "uuid"}),
     "int64": frozenset({"int", "long", "boolean"}),
     "float32": frozenset({"int", "long", "float", "double", "boolean", "decimal"}),
@@ -33,93 +35,92 @@ _KINDS: dict[RawDType, frozenset[str]] = {
 class AvroFormat(PythonFormat):
     """Avro object container files of records. Needs fastavro (the extra `data`).
 
-    A null is a missing value, as is a null in a list; a null in place of a list is an empty list. Strings may be `string`,
-    `bytes` that are UTF-8, `enum`, `fixed` or `uuid`; integers `int`, `long` or `boolean`; numbers these, `float`, `double`
-    or `decimal`; lists `array`; each of them also in a union. The codecs snappy, zstandard and lz4 need packages that
-    fastavro names.
+    A null is a missing value, also inside a list; a null in place of a list is an empty list. The types of strings are
+    `string`, `bytes` (UTF-8), `enum`, `fixed` and `uuid`; those of integers `int`, `long` and `boolean`; those of numbers
+    are the types of integers, `float`, `double` and `decimal`; the type of lists is `array`. Each may be in a union. The
+    codecs snappy, zstandard and lz4 need packages that fastavro names in its errors.
 
-    That a file was cut off between two of its blocks can't be told: nothing in it says how many there are.
+    A file that was cut off between two of its blocks can't be recognised, since Avro does not store the number of blocks.
     """
 
     shares_text: ClassVar[bool] = False
 
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
-        """As in `PythonFormat`; a damaged file raises, with `on_error` too."""
+        """See `PythonFormat.blocks`. A damaged file raises an error even with `on_error`."""
         return avro_blocks(path, columns, on_error)
 
 
 def avro_blocks(path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
-    """The rows of a file, block by block.
+    """Yield the rows of a file, block by block.
 
     Args:
-        path: Name of the file.
-        columns: Those to read.
-        on_error: Told of each row with a value that its column can't have, and of an empty file; these are left out.
-            `None`: the first one raises.
+        path: The name of the file.
+        columns: The columns to read.
+        on_error: Receives the error of each row with a value that its column may not have, and of an empty file; these are
+            then skipped. With `None`, the first error is raised.
+
+    Yields:
+        The number of rows, at least one, and the value of each column in each of them.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ImportError: fastavro is not installed.
-        MalformedRowError: A row has a value that its column can't have, or there is none, and there is no `on_error`.
-        ValueError: The file is damaged or no Avro, or a column is not there or of another type.
+        MalformedRowError: A row has a value that its column may not have, or the file is empty, and there is no `on_error`.
+        ValueError: The file is damaged or not Avro, or a column is missing or of another type.
     """
     fastavro = imported("fastavro", "data")
-    logical = frozenset(imported("fastavro.read", "data").LOGICAL_READERS)
+    logical_types = frozenset(imported("fastavro.read", "data").LOGICAL_READERS)
     with opened(path) as source:
         try:
-            # What is no UTF-8 is kept, so that it can be told where it is.
+            # Bytes that are not UTF-8 are kept, so that the error can name their row.
             records = fastavro.reader(source, handle_unicode_errors="surrogateescape")
             schema = imported("fastavro.schema", "data").expand_schema(records.writer_schema)
-        except Exception as error:  # fastavro has no type of its own for it
-            raise ValueError(f"{path}: not a readable Avro file ({_text(error)})") from error
-        _check_types(path, schema, columns, logical)
-        first = 1
-        while rows := _next_rows(path, records, first):
-            number = len(rows)
-            block = _block(path, first, rows, columns, on_error)
-            if rows:
-                yield len(rows), block
-            first += number
-    if first == 1:
+        except Exception as error:  # fastavro has no error type for unreadable files.
+            raise ValueError(f"{path}: not a readable Avro file ({_message(error)})") from error
+        _check_types(path, schema, columns, logical_types)
+        first_row = 1
+        while rows := _next_rows(path, records, first_row):
+            num_rows, block = _good_rows(path, first_row, rows, columns, on_error)
+            if num_rows:
+                yield num_rows, block
+            first_row += len(rows)
+    if first_row == 1:
         refuse_empty(path, on_error)
 
 
-def _next_rows(path: str, records: Iterator[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+def _next_rows(path: str, records: Iterator[dict[str, Any]], first_row: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     try:
         rows.extend(islice(records, _ROWS_AT_ONCE))
-    except Exception as error:  # whatever the decoder meets in what is no record
-        raise ValueError(f"{path}, record {first + len(rows)}: not a readable Avro file ({_text(error)})") from error
+    except Exception as error:  # Damaged data can make the decoder fail with any error.
+        raise ValueError(f"{path}, record {first_row + len(rows)}: not a readable Avro file ({_message(error)})") from error
     return rows
 
 
-def _text(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _block(
-    path: str, first: int, rows: list[dict[str, Any]], columns: Sequence[RawColumn], on_error: OnError | None
-) -> Block:
-    """The columns of some rows, of which those that are malformed are taken out."""
+def _good_rows(
+    path: str, first_row: int, rows: list[dict[str, Any]], columns: Sequence[RawColumn], on_error: OnError | None
+) -> tuple[int, Block]:
+    """Return the number of rows that are not malformed, and their columns."""
     block: Block = {}
     problems: dict[int, tuple[str, str]] = {}
     for column in columns:
         try:
             block[column.name] = column_values([row[column.name] for row in rows], column)
         except RefusedValuesError as refused:
-            problems = {**{row: (column.name, problem) for row, problem in refused.problems.items()}, **problems}
+            for row_number, problem in refused.problems.items():
+                problems.setdefault(row_number, (column.name, problem))
     if not problems:
-        return block
-    for row, (name, problem) in sorted(problems.items()):
-        error = MalformedRowError(path, first + row, name, problem, "record")
-        if on_error is None:
-            raise error
-        on_error(error)
-    rows[:] = [row for number, row in enumerate(rows) if number not in problems]
-    return {column.name: column_values([row[column.name] for row in rows], column) for column in columns}
+        return len(rows), block
+    refuse_rows(path, first_row, problems, unit="record", on_error=on_error)
+    good = [row for number, row in enumerate(rows) if number not in problems]
+    return len(good), {column.name: column_values([row[column.name] for row in good], column) for column in columns}
 
 
-def _check_types(path: str, schema: Any, columns: Sequence[RawColumn], logical: frozenset[str]) -> None:
+def _check_types(path: str, schema: Any, columns: Sequence[RawColumn], logical_types: frozenset[str]) -> None:
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise ValueError(f"{path}: expected records, found the type {_shown(schema)}")
     fields = {field["name"]: field["type"] for field in schema["fields"]}
@@ -127,38 +128,39 @@ def _check_types(path: str, schema: Any, columns: Sequence[RawColumn], logical: 
         if column.name not in fields:
             raise ValueError(f"{path}: expected a column '{column.name}', found {sorted(fields)}")
         kinds = _without_null(fields[column.name])
-        is_fit = all(_name(kind, logical) in _KINDS[column.dtype] for kind in kinds)
+        fits = all(_type_name(kind, logical_types) in _TYPES[column.dtype] for kind in kinds)
         if column.is_list:
-            items = [item for kind in kinds if _name(kind, logical) == "array" for item in _without_null(kind["items"])]
-            is_fit = all(_name(kind, logical) == "array" for kind in kinds) and all(
-                _name(item, logical) in _KINDS[column.dtype] for item in items
+            arrays = [kind for kind in kinds if _type_name(kind, logical_types) == "array"]
+            items = [item for array in arrays for item in _without_null(array["items"])]
+            fits = len(arrays) == len(kinds) and all(
+                _type_name(item, logical_types) in _TYPES[column.dtype] for item in items
             )
-        if not is_fit:
+        if not fits:
             expected = f"lists of {column.dtype}" if column.is_list else column.dtype
-            found = _shown(fields[column.name])
-            raise ValueError(f"{path}, column '{column.name}': expected {expected}, found the type {found}")
+            kind = _shown(fields[column.name])
+            raise ValueError(f"{path}, column '{column.name}': expected {expected}, found the type {kind}")
 
 
 def _without_null(kind: Any) -> list[Any]:
-    """The types that a value may have, but for null: of a union its branches."""
-    kind = _plain(kind)
-    branches = [_plain(branch) for branch in kind] if isinstance(kind, list) else [kind]
+    """Return the types that a value may have, except null: the branches of a union, or the type itself."""
+    kind = _unwrapped(kind)
+    branches = [_unwrapped(branch) for branch in kind] if isinstance(kind, list) else [kind]
     return [branch for branch in branches if branch != "null"]
 
 
-def _plain(kind: Any) -> Any:
-    """Without what may be around a type: `{"type": "string"}` is `"string"`."""
+def _unwrapped(kind: Any) -> Any:
+    """Return the type inside nested definitions: `"string"` for `{"type": "string"}`."""
     while isinstance(kind, dict) and (not isinstance(kind["type"], str) or set(kind) == {"type"}):
         kind = kind["type"]
     return kind
 
 
-def _name(kind: Any, logical: frozenset[str]) -> str:
-    """Of a type, as the values that fastavro makes of it have it."""
+def _type_name(kind: Any, logical_types: frozenset[str]) -> str:
+    """Return the name of a type; for the logical types that fastavro decodes, that of the logical type."""
     if not isinstance(kind, dict):
         return str(kind)
-    own, meaning = kind["type"], kind.get("logicalType")
-    return str(meaning) if f"{own}-{meaning}" in logical else str(own)
+    name, logical_name = kind["type"], kind.get("logicalType")
+    return str(logical_name) if f"{name}-{logical_name}" in logical_types else str(name)
 
 
 def _shown(kind: Any) -> str:

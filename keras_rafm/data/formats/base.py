@@ -1,4 +1,4 @@
-"""What all file formats have in common: each opens a file as a dataset of blocks of rows."""
+"""The interface of all file formats: each opens a file as a dataset of blocks of rows."""
 
 from __future__ import annotations
 
@@ -9,54 +9,57 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from keras_rafm.data.raw.arrays import as_raw_columns, block_signature, blocks_as_arrays
-from keras_rafm.data.raw.columns import Block, RawColumn
+from keras_rafm.data.raw.blocks import Block
+from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.errors import OnError
 
-#: A file name (a string scalar) -> the rows of the file as raw columns, block by block.
+#: A file name (a string scalar) -> a dataset of the file's rows as raw columns, block by block.
 Opener = Callable[[tf.Tensor], tf.data.Dataset]
 
-#: Bytes of text parsed at once: the arrays made of so much stay in the processor's cache.
+#: The number of bytes of text to parse at once. The arrays made from them stay in the processor's cache.
 BLOCK_BYTES = 1 << 19
 
 
 class FileFormat(abc.ABC):
-    """How raw columns are in files."""
+    """How raw columns are stored in files."""
 
     @abc.abstractmethod
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
-        """What opens a file.
+        """Return a function that opens a file.
 
         Args:
-            columns: Those to read.
-            on_error: Told of each malformed row, which is then left out. `None`: the first one raises.
+            columns: The columns to read.
+            on_error: Receives the error of each malformed row, which is then skipped. With `None`, the first error is
+                raised.
         """
 
     def fitted_to(self, paths: Sequence[str], columns: Sequence[RawColumn]) -> FileFormat:
-        """The format with what files tell of how their columns are stored, which `opener` needs.
+        """Return the format with what `opener` must know about how the columns are stored in these files.
 
         Args:
-            paths: Names of the files.
-            columns: Those to read.
+            paths: The names of the files.
+            columns: The columns to read.
         """
         del paths, columns
-        return self  # by default each file tells itself
+        return self  # In most formats, each file describes itself.
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
-        """Look for what is wrong with a file where reading it in a graph tells less.
+        """Raise the error of a malformed file, where reading it in a graph gives a less precise error.
 
         Args:
-            path: Name of the file.
-            columns: Those to read, such as `schema.raw_columns(training=True)`.
-            on_error: If malformed rows were left out: told if the file is empty. Only a damaged file then raises.
+            path: The name of the file.
+            columns: The columns to read, such as `schema.raw_columns(training=True)`.
+            on_error: Set if malformed rows are skipped. It receives the error of an empty file, and only a damaged file
+                raises an error.
 
         Raises:
-            ValueError: Something is; the message names file, row, column and value.
+            ValueError: The file is malformed; the message names file, row, column and value.
         """
-        del path, columns, on_error  # by default reading tells all
+        del path, columns, on_error  # In most formats, reading in a graph gives the same error.
 
 
 class PythonFormat(FileFormat):
-    """A format that is read by Python.
+    """A format whose files are read by Python.
 
     Attributes:
         shares_text: Whether all strings of a block are in one buffer.
@@ -66,10 +69,16 @@ class PythonFormat(FileFormat):
 
     @abc.abstractmethod
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
-        """The rows of a file, in blocks."""
+        """Yield the rows of a file in blocks, each with its number of rows.
+
+        Args:
+            path: The name of the file.
+            columns: The columns to read.
+            on_error: See `FileFormat.opener`.
+        """
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
-        """As in `FileFormat`."""
+        """See `FileFormat.opener`."""
 
         def generate(path: bytes) -> Iterator[Any]:
             blocks = self.blocks(path.decode(), columns, on_error)
@@ -77,7 +86,9 @@ class PythonFormat(FileFormat):
 
         def opened(path: tf.Tensor) -> tf.data.Dataset:
             signature = block_signature(columns, self.shares_text)
-            arrays = tf.data.Dataset.from_generator(generate, args=(path,), output_signature=signature)
-            return arrays.map(lambda texts, own: as_raw_columns(texts, own, columns), tf.data.AUTOTUNE, deterministic=True)
+            blocks = tf.data.Dataset.from_generator(generate, args=(path,), output_signature=signature)
+            return blocks.map(
+                lambda texts, arrays: as_raw_columns(texts, arrays, columns), tf.data.AUTOTUNE, deterministic=True
+            )
 
         return opened

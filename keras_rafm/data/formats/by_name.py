@@ -1,4 +1,4 @@
-"""The format of a file by its name."""
+"""The file format that belongs to the end of a file's name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keras_rafm.data.formats.tfrecord import TFRecordFormat
 
 
 def format_of(path: str) -> FileFormat:
-    """The format that a file's name tells.
+    """Return the format that belongs to the end of a file's name; a final `.gz` is ignored.
 
     Raises:
-        ValueError: It tells none.
+        ValueError: No format belongs to it.
     """
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes if suffix.lower() != ".gz"]
     known: dict[str, FileFormat] = {
@@ -32,5 +32,8 @@ def format_of(path: str) -> FileFormat:
     }
     suffix = suffixes[-1] if suffixes else ""
     if suffix not in known:
-        raise ValueError(f"the name of {path} tells no format; name one of {', '.join(known)} by `file_format` (--format)")
+        raise ValueError(
+            f"{path}: cannot infer the file format from the name; expected one that ends with {', '.join(known)}, or a "
+            "format in `file_format` (--format)"
+        )
     return known[suffix]

@@ -1,48 +1,45 @@
-"""What the rows of a CSV or TSV file must look like, and what is wrong with one that does not.
+"""The grammar of CSV and TSV: how rows must be written, and an error for every way to break the rules.
 
-This is the grammar, row by row, with an error for every way to break it. It is too slow to read files with.
+`CSVRowGrammar` reads row by row, which is too slow for whole files. `csv_parser` reads files fast, and asks the grammar
+about rows that are malformed.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_rafm.data.raw.columns import EXPECTED, MISSING_INTEGER, RawColumn, is_legal
-from keras_rafm.data.raw.errors import MalformedRowError, shown_name
+from keras_rafm.data.raw.blocks import is_legal
+from keras_rafm.data.raw.columns import EXPECTED, MISSING_INTEGER, RawColumn
+from keras_rafm.data.raw.errors import MalformedRowError, shown_bytes, shown_name
+from keras_rafm.data.raw.numbers import MAX_INTEGER, is_integer, is_number, parsed_integer, parsed_number
 
-#: The most bytes a row may have, its line end included. Without a limit, a quote that is never closed would make the
+#: The largest length of a row in bytes, its line end included. Without a limit, a quote that is never closed would make the
 #: rest of the file one row.
 MAX_ROW_BYTES = 16 * 1024 * 1024
 
-MAX_INTEGER: Final = 2**63 - 1
-
-_NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_INTEGER = re.compile(rb"[+-]?[0-9]+")
-_MAX_SHOWN = 60
 _MAX_NAMES_SHOWN = 50
 
 
 @dataclass(frozen=True)
-class DelimitedFormat:
-    r"""How rows are written in a CSV or TSV file.
+class CSVDialect:
+    r"""The way rows are written in CSV and TSV files.
 
     Args:
         delimiter: The ASCII character between fields.
-        quote: The ASCII character around fields that hold delimiters, line ends or, doubled, itself (RFC 4180). With
-            `None`, quotes are characters like others.
-        column_names: Names of all columns. With `None`, the first row of each file has them.
-        missing_values: Fields that stand for no value, as an empty one does.
+        quote: The ASCII character around fields that contain delimiters, line ends or the (doubled) quote itself (RFC
+            4180). With `None`, quotes have no special meaning.
+        column_names: The names of all columns in the order of the fields. With `None`, the first row of each file has them.
+        missing_values: Fields that stand for a missing value in any column, quoted or not. An empty field always does.
 
     Raises:
-        TypeError: A character, a name or a missing value is not a string, or those are a string or no sequence.
-        ValueError: A character cannot have that role, a name is there twice or empty, or there is none, or a missing value
-            is empty or has a line end.
+        TypeError: A character, a name or a missing value is not a string, or names or missing values are a string or not a
+            sequence.
+        ValueError: A character cannot have that role; there are no names, or one is empty or repeated; or a missing value
+            is empty, contains a line end or has spaces around it.
     """
 
     delimiter: str = ","
@@ -58,14 +55,14 @@ class DelimitedFormat:
             raise ValueError(f"`delimiter` must not be a quote. Received: delimiter={self.delimiter!r}")
         if self.column_names is not None:
             object.__setattr__(self, "column_names", _checked_names(self.column_names))
-        object.__setattr__(self, "missing_values", _checked_missing(self.missing_values))
+        object.__setattr__(self, "missing_values", _checked_missing_values(self.missing_values))
 
 
 def _check_character(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a string. Received: {value!r} of type {type(value).__name__}")
     if len(value) != 1 or not value.isascii() or value in "\r\n":
-        raise ValueError(f"`{name}` must be one ASCII character that ends no line. Received: {name}={value!r}")
+        raise ValueError(f"`{name}` must be one ASCII character other than a line end. Received: {name}={value!r}")
 
 
 def _checked_names(names: object) -> tuple[str, ...]:
@@ -86,7 +83,7 @@ def _checked_names(names: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_missing(values: object) -> tuple[str, ...]:
+def _checked_missing_values(values: object) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"`missing_values` must be a sequence of strings. Received: {values!r}")
     for value in values:
@@ -94,7 +91,7 @@ def _checked_missing(values: object) -> tuple[str, ...]:
             raise TypeError(f"`missing_values` must be strings. Received: {value!r} of type {type(value).__name__}")
         if not value or "\n" in value or "\r" in value or value != value.strip(" "):
             raise ValueError(
-                f"`missing_values` must not be empty, nor have line ends or spaces around them. Received: {value!r}"
+                f"`missing_values` must not be empty, contain line ends or have spaces around them. Received: {value!r}"
             )
     return tuple(values)
 
@@ -103,8 +100,8 @@ class Row(NamedTuple):
     """A row whose quotes are legal.
 
     Attributes:
-        fields: Without the quotes around them.
-        stop: Byte after its line end.
+        fields: The fields, without the quotes around them.
+        stop: The byte after the row's line end.
     """
 
     fields: list[bytes]
@@ -112,57 +109,58 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """Which rows of a file are legal.
+class CSVRowGrammar:
+    """Decides which rows of a file are legal.
 
     Args:
-        path: Name of the file, for messages.
-        file_format: How rows are written.
-        names: Of the file's columns; empty while it is not known.
-        asked: Columns whose values have to be legal too, by their places in rows.
+        path: The name of the file, for messages.
+        dialect: How rows are written.
+        names: The names of the file's columns; empty before its header is read.
+        columns: The columns to read by their places in rows. Their values must be legal, too.
     """
 
     path: str
-    file_format: DelimitedFormat
+    dialect: CSVDialect
     names: tuple[str, ...]
-    asked: Mapping[int, RawColumn]
+    columns: Mapping[int, RawColumn]
 
     def row_at(self, text: bytes, start: int, line: int, at_end: bool) -> Row | None:
-        """The row that begins at `start`, or `None` if the text ends inside of it.
+        """Return the row that begins at `start`, or `None` if the text ends inside it.
 
-        No byte beyond the longest row is looked at: so what is told does not depend on how much of a file is in `text`.
+        Bytes beyond the length of the longest row do not matter, so errors do not depend on how a file is cut into texts.
 
         Args:
             text: Whole lines, each with its end.
-            start: Where the row begins.
+            start: The byte at which the row begins.
             line: The number of that line in the file.
             at_end: Whether the file ends with the text.
 
         Raises:
-            MalformedRowError: Quotes are where none may be, one is not closed, or the row is too long.
+            MalformedRowError: A quote is misplaced or never closed, or the row is too long.
         """
         stop = min(len(text), start + MAX_ROW_BYTES)
-        delimiter = self.file_format.delimiter.encode()
-        quote = None if self.file_format.quote is None else self.file_format.quote.encode()
+        delimiter = self.dialect.delimiter.encode()
+        quote = None if self.dialect.quote is None else self.dialect.quote.encode()
         fields: list[bytes] = []
         position = start
-        line_end = next_quote = -1  # From `position` on, once known; `stop` and `line_end` where there is none before.
+        # The next ones from `position` on, or -1 while unknown. Without a next one, they are `stop` and `line_end`.
+        line_end = next_quote = -1
         while position < stop:
             if line_end < position:
-                line_end = _found(text, b"\n", position, stop)
+                line_end = _find(text, b"\n", position, stop)
             if quote is not None and next_quote < position:
-                next_quote = _found(text, quote, position, line_end)
+                next_quote = _find(text, quote, position, line_end)
             if quote is None or next_quote != position or position == line_end:
                 if line_end == stop:
                     break
                 if quote is None or next_quote == line_end:
                     fields.extend(text[position:line_end].removesuffix(b"\r").split(delimiter))
                     return Row(fields, line_end + 1)
-                end = _found(text, delimiter, position, line_end)
+                end = _find(text, delimiter, position, line_end)
                 if next_quote < end:
-                    expected = f"a field with {self._quotes} around all of it or nowhere in it"
-                    raise self.received(line, len(fields), expected, text[position:end].removesuffix(b"\r"))
-                # A quote is in this line, but not in this field: so it is not the last one.
+                    expected = f"a field enclosed in {self._quotes} or without any"
+                    raise self.error_of_field(line, len(fields), expected, text[position:end].removesuffix(b"\r"))
+                # The line has a quote after this field, so this is not its last field.
                 fields.append(text[position:end])
                 position = end + 1
                 continue
@@ -174,7 +172,7 @@ class Grammar:
                     return None
                 opened = line + text.count(b"\n", start, position)
                 where = f"within the {MAX_ROW_BYTES} bytes a row may have" if too_long else "before the file's end"
-                problem = f"expected the quote opened on line {opened} to be closed {where}, found none that closes it"
+                problem = f"expected the quote opened on line {opened} to be closed {where}, found no closing quote"
                 raise self._error(line, len(fields), problem)
             after = closing + 1
             following = text[after : after + 2]
@@ -182,9 +180,9 @@ class Grammar:
             if after + max(end_bytes, 1) > stop:
                 break
             if not end_bytes and not following.startswith(delimiter):
-                expected = f"{self.file_format.delimiter!r} or the line's end after a closing quote"
-                received = text[after : _found(text, b"\n", after, stop)].removesuffix(b"\r")
-                raise self.received(line, len(fields), expected, received)
+                expected = f"{self.dialect.delimiter!r} or the line's end after a closing quote"
+                received = text[after : _find(text, b"\n", after, stop)].removesuffix(b"\r")
+                raise self.error_of_field(line, len(fields), expected, received)
             fields.append(text[position + 1 : closing].replace(quote * 2, quote))
             if end_bytes:
                 return Row(fields, after + end_bytes)
@@ -192,102 +190,88 @@ class Grammar:
         raise self._error(line, None, f"expected a row of at most {MAX_ROW_BYTES} bytes, received a longer one")
 
     def error_in(self, text: bytes, start: int, line: int) -> MalformedRowError:
-        """What is wrong with a row that ends in the text and has legal quotes.
+        """Return the error of a malformed row that ends in the text and has legal quotes.
 
         Args:
             text: Whole lines, each with its end.
-            start: Where the row begins.
-            line: Number of the line on which it begins.
+            start: The byte at which the row begins.
+            line: The number of the line on which the row begins.
         """
         row = self.row_at(text, start, line, at_end=True)
         fields = [] if row is None else row.fields
         if len(fields) != len(self.names):
-            known_from = "the first row" if self.file_format.column_names is None else "`column_names`"
-            problem = f"expected {len(self.names)} fields, as in {known_from}, received {len(fields)}"
-            return self._error(line, None, problem)
+            source = _source_of_names(self.dialect)
+            return self._error(line, None, f"expected {len(self.names)} fields, as in {source}, received {len(fields)}")
         for place, field in enumerate(fields):
             try:
                 field.decode()
             except UnicodeDecodeError:
-                return self.received(line, place, "UTF-8", field)
-            if place in self.asked:
-                expected = _expectation(self.value_in(field, self.asked[place]), self.asked[place])
+                return self.error_of_field(line, place, "UTF-8", field)
+            if place in self.columns:
+                expected = _expected_instead(self.value_in(field, self.columns[place]), self.columns[place])
                 if expected is not None:
-                    return self.received(line, place, expected, field)
+                    return self.error_of_field(line, place, expected, field)
         raise AssertionError(f"{self.path}, line {line}: nothing wrong, although parsing failed")
 
     def value_in(self, field: bytes, column: RawColumn) -> bytes:
-        """What a field has: without spaces around a number, and empty where it stands for no value."""
+        """Return the value in a field: without spaces around a number, and empty if it is a missing value."""
         value = field if column.dtype == "string" else field.strip(b" ")
-        return b"" if value in [missing.encode() for missing in self.file_format.missing_values] else value
+        return b"" if value in [missing.encode() for missing in self.dialect.missing_values] else value
 
-    def received(self, line: int, place: int | None, expected: str, received: bytes) -> MalformedRowError:
-        """The error of a field that is not as expected."""
-        # Cut before it is decoded too: a field may have millions of bytes. No character has more than four in UTF-8.
-        shown = received[: 4 * (_MAX_SHOWN + 1)].decode("utf-8", "backslashreplace")
-        if len(shown) > _MAX_SHOWN:
-            shown = shown[:_MAX_SHOWN] + "…"
-        printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
-        return self._error(line, place, f"expected {expected}, received '{printable}'")
+    def error_of_field(self, line: int, place: int | None, expected: str, received: bytes) -> MalformedRowError:
+        """Return the error of a row with a field that is not as expected.
+
+        Args:
+            line: The number of the line on which the row begins.
+            place: The place of the field in the row, from 0; `None` for the row as a whole.
+            expected: What the field should have been.
+            received: The field.
+        """
+        return self._error(line, place, f"expected {expected}, received {shown_bytes(received)}")
 
     @property
     def _quotes(self) -> str:
-        return "quotes" if self.file_format.quote == '"' else f"quotes ({self.file_format.quote})"
+        return "quotes" if self.dialect.quote == '"' else f"quotes ({self.dialect.quote})"
 
     def _error(self, line: int, place: int | None, problem: str) -> MalformedRowError:
         column = self.names[place] if place is not None and place < len(self.names) else None
         return MalformedRowError(self.path, line, column, problem)
 
 
-def places_of(
-    path: str, names: tuple[str, ...], columns: Sequence[RawColumn], file_format: DelimitedFormat
+def columns_by_place(
+    path: str, names: tuple[str, ...], columns: Sequence[RawColumn], dialect: CSVDialect
 ) -> dict[int, RawColumn]:
-    """The columns by their places in rows.
+    """Return the columns by their places in rows.
+
+    Args:
+        path: The name of the file, for messages.
+        names: The names of the file's columns.
+        columns: The columns to find.
+        dialect: How rows are written.
 
     Raises:
-        ValueError: One is not among `names`, or is there more than once.
+        ValueError: The name of a column is missing from `names` or repeated in it.
     """
-    known_from = "the first row" if file_format.column_names is None else "`column_names`"
+    source = _source_of_names(dialect)
     places: dict[int, RawColumn] = {}
     for column in columns:
         count = names.count(column.name)
         if count == 0:
             some = ", ".join(map(shown_name, names[:_MAX_NAMES_SHOWN]))
             more = f" and {len(names) - _MAX_NAMES_SHOWN} more" if len(names) > _MAX_NAMES_SHOWN else ""
-            raise ValueError(f"{path}: expected a column {shown_name(column.name)}, {known_from} has {some}{more}")
+            raise ValueError(f"{path}: expected a column {shown_name(column.name)}, {source} has {some}{more}")
         if count > 1:
-            raise ValueError(
-                f"{path}: expected one column {shown_name(column.name)}, {known_from} has {count} of that name"
-            )
+            raise ValueError(f"{path}: expected one column {shown_name(column.name)}, {source} has {count} of that name")
         places[names.index(column.name)] = column
     return places
 
 
-def parsed_integer(token: bytes) -> int | None:
-    """The integer, or `None` for what is none or not of the range of int64 without `MISSING_INTEGER`."""
-    if not _INTEGER.fullmatch(token):
-        return None
-    # Python refuses to convert thousands of digits.
-    digits = token.lstrip(b"+-").lstrip(b"0") or b"0"
-    if len(digits) > len(str(MAX_INTEGER)):
-        return None
-    number = int(digits)
-    if number > MAX_INTEGER:
-        return None
-    return -number if token.startswith(b"-") else number
+def _source_of_names(dialect: CSVDialect) -> str:
+    return "the first row" if dialect.column_names is None else "`column_names`"
 
 
-def parsed_number(token: bytes) -> float | None:
-    """The number, or `None` for what is none or not finite as float32."""
-    if not _NUMBER.fullmatch(token):
-        return None
-    number = float(token)
-    with np.errstate(over="ignore"):
-        return number if math.isfinite(np.float32(number)) else None
-
-
-def _found(text: bytes, byte: bytes, start: int, stop: int) -> int:
-    """Where the byte is first, or `stop` if nowhere before it."""
+def _find(text: bytes, byte: bytes, start: int, stop: int) -> int:
+    """Return the first place of the byte, or `stop` if it does not occur before."""
     place = text.find(byte, start, stop)
     return place if place >= 0 else stop
 
@@ -303,22 +287,24 @@ def _closing_quote(text: bytes, opening: int, stop: int, quote: bytes) -> int | 
         closing += 1
 
 
-def _expectation(field: bytes, column: RawColumn) -> str | None:
-    """What a field should have been, or `None` if it is that."""
-    if column.role != "feature" and not field:
+def _expected_instead(value: bytes, column: RawColumn) -> str | None:
+    """Return what was expected instead of this value, or `None` if it is legal."""
+    if column.role != "feature" and not value:
         return EXPECTED[column.role]
-    if column.dtype == "string" or not field:
+    if column.dtype == "string" or not value:
         return None
     if column.dtype == "float32":
-        number = parsed_number(field)
+        number = parsed_number(value)
         if number is not None:
             legal = column.role == "feature" or is_legal(np.array([number], np.float32), column.role)[0]
             return None if legal else EXPECTED[column.role]
         if column.role != "feature":
-            return EXPECTED[column.role] + (" (name another by `positive_label`)" if column.role == "binary_label" else "")
-        return "a number that is finite as float32" if _NUMBER.fullmatch(field) else "a number"
-    if parsed_integer(field) is not None:
+            return EXPECTED[column.role] + (
+                " (set `positive_label` for other labels)" if column.role == "binary_label" else ""
+            )
+        return "a number that is finite as float32" if is_number(value) else "a number"
+    if parsed_integer(value) is not None:
         return None
-    if _INTEGER.fullmatch(field):
+    if is_integer(value):
         return f"an integer from {MISSING_INTEGER + 1} to {MAX_INTEGER}"
     return "an integer"

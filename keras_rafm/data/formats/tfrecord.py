@@ -26,42 +26,43 @@ _RECORDS_LOOKED_AT, _RECORDS_LOOKED_AT_ONCE = 10_000, 10
 
 @dataclass(frozen=True)
 class TFRecordFormat(FileFormat):
-    """TFRecord files of `tf.train.Example`, compressed by gzip if their names end with `.gz`.
+    """TFRecord files of `tf.train.Example`, compressed with gzip if their names end with `.gz`.
 
-    A column is a feature with at most one value, one of lists a feature with any number. An absent feature is a missing
-    value. Numbers and labels may be `float_list` or `int64_list`, but the same in all files. Strings are not checked to be
-    UTF-8.
+    A column is a feature with at most one value; a column of lists is a feature with any number of values. An absent
+    feature is a missing value. Numbers and labels may be stored as `float_list` or `int64_list`, but in the same way in all
+    files. Strings are not checked to be UTF-8.
 
-    A malformed record raises a `tf.errors.OpError` that names the file, or is left out with `on_error`. A damaged file
-    raises one with `on_error` too, and TensorFlow doesn't name it: `explain` does. TensorFlow may also take a file for
-    ended that was cut off. `Schema.adapt` and `explain` notice that of a `.gz` file, and that a file is empty.
+    A malformed record raises a `tf.errors.OpError` that names the file, or is skipped with `on_error`. A damaged file
+    raises a `tf.errors.OpError` even with `on_error`, without the name of the file; `explain` names it. TensorFlow may also
+    read a truncated file as if it were complete. `Schema.adapt` and `explain` detect this for `.gz` files; they also detect
+    empty files.
 
     Args:
-        int64_numbers: The names of the columns of numbers that are stored as `int64_list`. `None`: the first record that
-            has a column tells, of the first 10,000.
+        int64_numbers: The names of the number columns that are stored as `int64_list`. With `None`, the first record that
+            has the column decides, among the first 10,000.
     """
 
     int64_numbers: frozenset[str] | None = None
 
     def fitted_to(self, paths: Sequence[str], columns: Sequence[RawColumn]) -> TFRecordFormat:
-        """As in `FileFormat`."""
+        """See `FileFormat.fitted_to`."""
         if self.int64_numbers is not None:
             return self
         kinds = NumberKinds(columns)
-        left = _RECORDS_LOOKED_AT
+        num_left = _RECORDS_LOOKED_AT
         for path in paths:
-            if left <= 0 or kinds.are_known:
+            if num_left <= 0 or kinds.are_known:
                 break
-            with tf.init_scope(), contextlib.suppress(tf.errors.OpError):  # which whoever reads it tells of
-                for texts in _records(path).take(left).batch(_RECORDS_LOOKED_AT_ONCE):
+            with tf.init_scope(), contextlib.suppress(tf.errors.OpError):  # Reading the file will report the error.
+                for texts in _records(path).take(num_left).batch(_RECORDS_LOOKED_AT_ONCE):
                     kinds.look_at(texts.numpy().tolist())
-                    left -= int(texts.shape[0])
+                    num_left -= int(texts.shape[0])
                     if kinds.are_known:
                         break
         return TFRecordFormat(kinds.int64_numbers)
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:
-        """As in `FileFormat`."""
+        """See `FileFormat.opener`."""
         int64_numbers = self.int64_numbers or frozenset()
 
         def opened_file(path: tf.Tensor) -> tf.data.Dataset:
@@ -73,18 +74,20 @@ class TFRecordFormat(FileFormat):
                     texts = tf.ensure_shape(tf.numpy_function(good_records, [texts, path, first], tf.string), [None])
                 return parse_examples(texts, columns, path, first, int64_numbers)
 
-            if on_error is not None:  # one after the other, so that it is told in order
+            if on_error is not None:  # Not in parallel, so that errors are reported in order.
                 return batches.map(parsed)
             return batches.map(parsed, tf.data.AUTOTUNE, deterministic=True)
 
         def good_records(texts: npt.NDArray[Any], path: bytes, first: np.int64) -> npt.NDArray[Any]:
             assert on_error is not None
-            return _good_records(texts, columns, path.decode(), int(first), int64_numbers, on_error)
+            return _good_records(
+                texts, columns, path=path.decode(), first=int(first), int64_numbers=int64_numbers, on_error=on_error
+            )
 
         return opened_file
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
-        """As in `FileFormat`: raise the error of the first record that is malformed, if one is."""
+        """Raise the error of the first malformed record, if there is one. See `FileFormat.explain`."""
         records, number = _records(path), 1
         int64_numbers = self.fitted_to([path], columns).int64_numbers or frozenset()
         try:
@@ -93,11 +96,11 @@ class TFRecordFormat(FileFormat):
                     _check_records(texts, columns, path, number, int64_numbers)
                 number += int(texts.shape[0])
         except tf.errors.NotFoundError as error:
-            raise FileNotFoundError(f"there is no file {path}") from error
+            raise FileNotFoundError(f"file not found: {path}") from error
         except tf.errors.OpError as error:
             number += _num_readable(records.skip(number - 1))
             problem = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\].*$", "", str(error.message))
-            raise ValueError(f"{path}, record {number}: damaged, cut off or no TFRecord ({problem})") from error
+            raise ValueError(f"{path}, record {number}: damaged, truncated or not a TFRecord ({problem})") from error
         if is_gzip(path):
             _check_whole_gzip(path)
         if number == 1:
@@ -117,35 +120,38 @@ def _good_records(
     int64_numbers: frozenset[str],
     on_error: OnError,
 ) -> npt.NDArray[Any]:
-    """The serialised examples without those that are malformed, of which `on_error` is told."""
+    """Return the serialised examples that are not malformed, and report the errors of the others to `on_error`."""
     try:
         _check_records(tf.constant(texts, tf.string), columns, path, first, int64_numbers)
         return texts
     except MalformedRowError:
         pass
-    kept = []
+    good = []
     for number, text in enumerate(texts.tolist(), start=first):
         try:
             explain_records([text], columns, path, number, int64_numbers)
-            kept.append(text)
+            good.append(text)
         except MalformedRowError as error:
             on_error(error)
-    return np.array(kept, object)
+    return np.array(good, object)
 
 
 def _check_records(
     texts: tf.Tensor, columns: Sequence[RawColumn], path: str, first: int, int64_numbers: frozenset[str]
 ) -> None:
-    """As `explain_records`, fast where none is malformed."""
+    """Do the same as `explain_records`, but fast if no record is malformed."""
     try:
         parse_examples(texts, columns, path, first, int64_numbers)
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # the latter where TensorFlow's message has bytes
+    except (
+        tf.errors.InvalidArgumentError,
+        UnicodeDecodeError,
+    ) as error:  # The latter if the message has bytes of the file.
         explain_records(texts.numpy().tolist(), columns, path, first, int64_numbers)
         raise ValueError(f"{path}, from record {first} on: {error}") from error
 
 
 def _num_readable(records: tf.data.Dataset) -> int:
-    """How many records come before the first that can't be read."""
+    """Return the number of records before the first one that can't be read."""
     number = 0
     try:
         for _ in records:

@@ -1,24 +1,25 @@
-"""Messages of a stream, each with one row -> raw columns."""
+"""Parsers of messages: the messages of a stream, each with one row -> raw columns."""
 
 from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import tensorflow as tf
 
 from keras_rafm.data.formats.csv import CSVFormat
-from keras_rafm.data.formats.csv_grammar import Grammar, parsed_integer, parsed_number, places_of
+from keras_rafm.data.formats.csv_grammar import CSVRowGrammar, columns_by_place
 from keras_rafm.data.formats.examples import NumberKinds, explain_records, parse_examples
 from keras_rafm.data.raw.arrays import as_raw_columns, blocks_as_arrays
 from keras_rafm.data.raw.columns import RawColumn
-from keras_rafm.data.raw.errors import MalformedRowError
-from keras_rafm.data.raw.python_values import RefusedValuesError, column_values
+from keras_rafm.data.raw.errors import MalformedRowError, OnError, RefusedValuesError
+from keras_rafm.data.raw.numbers import parsed_integer, parsed_number
+from keras_rafm.data.raw.python_values import column_values
 
 _MAX_SHOWN: Final = 200
-#: What is wrong with messages, by their numbers from 0 in their batch: in which column if it is one, and what.
+#: For each malformed message, by its number in the batch from 0, the name of the illegal column, if any, and the problem.
 _Problems = dict[int, tuple[str | None, str]]
 
 
@@ -26,16 +27,16 @@ class MalformedMessageError(MalformedRowError):
     """A message that is not legal.
 
     Attributes:
-        path: The stream, such as `Kafka topic 'clicks'`.
-        line: Number of the message in this iteration, from 1.
-        column: Name of the column that is wrong, or `None` if it is the message as a whole.
-        problem: What was expected, and what was there.
-        message: The message itself.
+        path: The name of the stream, such as `Kafka topic 'clicks'`.
+        line: The number of the message in this iteration, from 1.
+        column: The name of the illegal column, or `None` if the message as a whole is illegal.
+        problem: What was expected, and what was received.
+        message: The content of the message.
     """
 
     def __init__(self, path: str, line: int, column: str | None, problem: str, message: bytes) -> None:
         super().__init__(path, line, column, problem, "message")
-        self.args = (path, line, column, problem, message)  # so that it can be pickled
+        self.args = (path, line, column, problem, message)  # the arguments that pickle passes to the constructor
         self.message = message
 
     def __str__(self) -> str:
@@ -45,41 +46,40 @@ class MalformedMessageError(MalformedRowError):
 
 
 class MessageParser(abc.ABC):
-    """How a row is in a message.
+    """Parses messages of one format.
 
     Args:
-        stream: Where messages come from, for errors.
-        columns: Those to read.
-        on_error: Told of each malformed message, which is then left out. `None`: the first one raises.
+        stream: The name of the stream, for messages of errors.
+        columns: The columns to read.
+        on_error: Receives the error of each malformed message, which is then skipped. With `None`, the first error is
+            raised.
     """
 
-    def __init__(
-        self, stream: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
-    ) -> None:
+    def __init__(self, stream: str, columns: Sequence[RawColumn], on_error: OnError | None) -> None:
         self._stream, self._columns, self._on_error = stream, list(columns), on_error
 
     def parse(self, messages: Sequence[bytes], first: int) -> list[Any]:
-        """The columns, in their order, as tensors `[n]` or ragged `[n, None]`.
+        """Return the columns in their order, as tensors `[n]` or ragged tensors `[n, None]`.
 
         Args:
-            messages: Some.
-            first: The number of the first of them.
+            messages: The messages.
+            first: The number of the first message in this iteration.
 
         Raises:
-            MalformedMessageError: Of the first message that is malformed, if there is no `on_error`.
+            MalformedMessageError: A message is malformed and there is no `on_error`; the error is that of the first one.
         """
-        good = list(enumerate(messages, start=first))
+        numbered = list(enumerate(messages, start=first))
         errors = []
         while True:
             try:
-                parsed = self._parsed([message for _, message in good])
+                parsed = self._parsed([message for _, message in numbered])
                 break
-            except _MalformedError as found:
-                problems = found.problems
+            except _MalformedError as malformed:
+                problems = malformed.problems
             for place, (column, problem) in problems.items():
-                number, message = good[place]
+                number, message = numbered[place]
                 errors.append(MalformedMessageError(self._stream, number, column, problem, message))
-            good = [own for place, own in enumerate(good) if place not in problems]
+            numbered = [message for place, message in enumerate(numbered) if place not in problems]
         for error in sorted(errors, key=lambda error: error.line):
             if self._on_error is None:
                 raise error
@@ -88,24 +88,33 @@ class MessageParser(abc.ABC):
 
     @abc.abstractmethod
     def _parsed(self, messages: list[bytes]) -> list[Any]:
-        """The columns; raises a `_MalformedError` of the malformed messages."""
+        """Return the columns, or raise a `_MalformedError` with the problems of malformed messages."""
 
     def _from_values(self, values: Mapping[str, Sequence[Any]], num_rows: int) -> list[Any]:
-        """The columns, from Python values."""
+        """Return the columns made from Python values.
+
+        Args:
+            values: The value of each column in each row.
+            num_rows: The number of rows.
+        """
         block = {}
         problems: _Problems = {}
         for column in self._columns:
             try:
                 block[column.name] = column_values(values[column.name], column)
             except RefusedValuesError as refused:
-                problems = {**{place: (column.name, problem) for place, problem in refused.problems.items()}, **problems}
+                for place, problem in refused.problems.items():
+                    problems.setdefault(place, (column.name, problem))
         _raise_if_any(problems)
         ((texts, arrays),) = blocks_as_arrays(iter([(num_rows, block)]), self._columns, shares_text=False)
-        raw = as_raw_columns(texts, [tuple(map(tf.convert_to_tensor, own)) for own in arrays], self._columns)
+        tensors = [tuple(map(tf.convert_to_tensor, column_arrays)) for column_arrays in arrays]
+        raw = as_raw_columns(texts, tensors, self._columns)
         return [raw[column.name] for column in self._columns]
 
 
 class _MalformedError(Exception):
+    """Some messages of a batch are malformed."""
+
     def __init__(self, problems: _Problems) -> None:
         super().__init__(problems)
         self.problems = problems
@@ -117,11 +126,9 @@ def _raise_if_any(problems: _Problems) -> None:
 
 
 class ExampleParser(MessageParser):
-    """Messages are serialised `tf.train.Example`s, as `TFRecordFormat` reads them."""
+    """Parses messages that are serialised `tf.train.Example`s, as in `TFRecordFormat`."""
 
-    def __init__(
-        self, stream: str, columns: Sequence[RawColumn], on_error: Callable[[MalformedRowError], None] | None
-    ) -> None:
+    def __init__(self, stream: str, columns: Sequence[RawColumn], on_error: OnError | None) -> None:
         super().__init__(stream, columns, on_error)
         self._kinds = NumberKinds(columns)
 
@@ -144,7 +151,7 @@ class ExampleParser(MessageParser):
 
 
 class JSONParser(MessageParser):
-    """Messages are JSON objects; a key that is not there and a null are missing values."""
+    """Parses messages that are JSON objects. An absent key and a null are missing values."""
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
         rows = []
@@ -170,37 +177,30 @@ def _json_object(message: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 class CSVParser(MessageParser):
-    """Messages are lines of CSV, with a line end or without.
+    """Parses messages that are lines of CSV, with or without a line end.
 
     Args:
-        stream: As in `MessageParser`.
-        columns: As in `MessageParser`; text has no lists.
-        on_error: As in `MessageParser`.
-        csv_format: How lines are written. Without `column_names`, their fields are `columns` in order.
+        stream: See `MessageParser`.
+        columns: See `MessageParser`. Text has no lists.
+        on_error: See `MessageParser`.
+        csv_format: How lines are written. Without `column_names`, the fields are `columns` in order.
 
     Raises:
-        ValueError: A column has lists, or is not among the names.
+        ValueError: A column has lists, or is missing from `column_names`.
     """
 
-    def __init__(
-        self,
-        stream: str,
-        columns: Sequence[RawColumn],
-        on_error: Callable[[MalformedRowError], None] | None,
-        csv_format: CSVFormat,
-    ) -> None:
+    def __init__(self, stream: str, columns: Sequence[RawColumn], on_error: OnError | None, csv_format: CSVFormat) -> None:
         super().__init__(stream, columns, on_error)
         for column in columns:
             if column.is_list:
                 raise ValueError(f"{stream}: text has no lists. Received: column '{column.name}' with lists")
         names = csv_format.column_names or tuple(column.name for column in columns)
-        grammar = csv_format.grammar
-        self._places = places_of(stream, names, columns, grammar)
-        self._grammar = Grammar(stream, grammar, names, self._places)
+        self._columns_by_place = columns_by_place(stream, names, columns, csv_format)
+        self._grammar = CSVRowGrammar(stream, csv_format, names, self._columns_by_place)
 
     def _parsed(self, messages: list[bytes]) -> list[Any]:
         rows = []
@@ -211,7 +211,7 @@ class CSVParser(MessageParser):
             except MalformedRowError as error:
                 problems[place] = error.column, error.problem
         _raise_if_any(problems)
-        values = {column.name: [row[place] for row in rows] for place, column in self._places.items()}
+        values = {column.name: [row[place] for row in rows] for place, column in self._columns_by_place.items()}
         return self._from_values(values, len(rows))
 
     def _fields(self, message: bytes) -> list[Any]:
@@ -223,23 +223,24 @@ class CSVParser(MessageParser):
             problem = f"expected one line, received {len(text) - row.stop} bytes after it"
             raise MalformedRowError(self._stream, 1, None, problem)
         fields: list[Any] = list(row.fields)
-        for at, column in self._places.items():
-            fields[at] = _of_value(self._grammar.value_in(fields[at], column), column)
-            if fields[at] is _WRONG:
+        for place, column in self._columns_by_place.items():
+            fields[place] = _python_value(self._grammar.value_in(fields[place], column), column)
+            if fields[place] is _ILLEGAL:
                 raise self._grammar.error_in(text, 0, 1)
         return fields
 
 
-_WRONG: Final = object()
+_ILLEGAL: Final = object()
 
 
-def _of_value(value: bytes, column: RawColumn) -> Any:
+def _python_value(value: bytes, column: RawColumn) -> Any:
+    """Return the Python value for `column_values`, or `_ILLEGAL`."""
     if column.dtype == "string":
         try:
             return value.decode()
         except UnicodeDecodeError:
-            return _WRONG
+            return _ILLEGAL
     if not value:
         return None
     number = parsed_integer(value) if column.dtype == "int64" else parsed_number(value)
-    return _WRONG if number is None else number
+    return _ILLEGAL if number is None else number

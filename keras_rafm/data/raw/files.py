@@ -1,4 +1,4 @@
-"""Paths, folders and patterns -> files."""
+"""Paths, folders and patterns -> files; local and remote files opened for reading."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ PathLike = str | os.PathLike[str]
 
 _WILDCARDS: Final = "*?["
 _HIDDEN: Final = (".", "_")
-#: What tensorflow-io registers.
+#: The schemes that tensorflow-io registers.
 _SCHEMES_OF_TENSORFLOW_IO: Final = frozenset({"s3", "az", "http", "https", "hdfs", "viewfs", "har", "oss", "gs"})
 
 
 def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
-    """The files that are meant, in order: those of a folder or a pattern by name.
+    """Return the files that paths stand for, in order; the files of a folder or a pattern are sorted by name.
 
     Args:
-        path_or_paths: Files, folders (of which all files are meant whose names don't begin with a dot or an underscore) and
-            patterns such as `"train/*.parquet"`, one or several. A `*` or `?` at the start of a pattern's last part means
-            no such name either. `~` is the home directory. Paths such as `gs://…` go through TensorFlow's file systems;
-            for `s3://`, `az://`, `http://`, `https://` and `hdfs://`, tensorflow-io (the extra `io`) is imported. HTTP
-            servers have neither folders nor patterns.
+        path_or_paths: One or several files, folders, or patterns such as `"train/*.parquet"`. A folder stands for all of
+            its files whose names do not begin with a dot or an underscore; a `*` or `?` at the start of a pattern's last
+            part does not match such names either. `~` is the home directory. Paths such as `gs://…` go through
+            TensorFlow's file systems; for `s3://`, `az://`, `http://`, `https://` and `hdfs://`, tensorflow-io (the extra
+            `io`) is imported. HTTP servers have neither folders nor patterns.
 
     Raises:
-        FileNotFoundError: There is no such file, or no file fits a pattern.
-        ImportError: The file system needs tensorflow-io, and that is not installed.
-        OSError: A server can't be reached or refuses.
-        ValueError: A folder has no files, or has folders that are not empty, no path is given, or there is no such file
-            system.
+        FileNotFoundError: A file does not exist, or no file matches a pattern.
+        ImportError: The file system needs tensorflow-io, which is not installed.
+        OSError: A server can't be reached or refuses the request.
+        ValueError: A folder is empty or contains non-empty folders, no path is given, or the file system is unknown.
     """
-    given = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
-    if not given:
+    paths = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
+    if not paths:
         raise ValueError("paths must name at least one file. Received an empty sequence")
-    found: list[str] = []
-    for path in [os.fspath(path) for path in given]:
-        _know_file_system(path)
+    files: list[str] = []
+    for path in [os.fspath(path) for path in paths]:
+        register_file_system(path)
         try:
-            found += _files(path if is_remote(path) else os.path.expanduser(path))
+            files += _files(path if is_remote(path) else os.path.expanduser(path))
         except tf.errors.OpError as error:
             raise OSError(f"{path}: {error.message}") from error
-    return found
+    return files
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path has to go through TensorFlow's file systems."""
+    """Return whether a path has to go through TensorFlow's file systems."""
     return "://" in path
 
 
 def is_gzip(path: str) -> bool:
-    """Whether a file's name says that it is compressed."""
+    """Return whether a file's name ends with `.gz`, in any case."""
     return path.lower().endswith(".gz")
 
 
-def _know_file_system(path: str) -> None:
-    """Have tensorflow-io register the file system of a path that TensorFlow itself can't open."""
+def register_file_system(path: str) -> None:
+    """Import tensorflow-io if a path is in a file system that TensorFlow itself does not have.
+
+    Raises:
+        ImportError: tensorflow-io is needed and not installed, or was built for another version of TensorFlow.
+        ValueError: The file system is unknown.
+    """
     if not is_remote(path):
         return
     scheme = path.partition("://")[0]
@@ -68,33 +72,33 @@ def _know_file_system(path: str) -> None:
         return
     if scheme not in _SCHEMES_OF_TENSORFLOW_IO:
         known = sorted(_SCHEMES_OF_TENSORFLOW_IO | set(filter(None, tf.io.gfile.get_registered_schemes())))
-        raise ValueError(f"{path}: there is no file system '{scheme}://' among {known}")
+        raise ValueError(f"{path}: the file system must be one of {known}. Received: '{scheme}://'")
     try:
         tensorflow_io()
     except ImportError as error:
-        raise ImportError(f"{path}: for '{scheme}://', {error}") from error
+        raise ImportError(f"{path}: cannot open '{scheme}://' paths: {error}") from error
 
 
 def opened(path: str) -> io.BufferedReader:
-    """A file to read bytes from, wherever it is.
+    """Open a local or remote file to read bytes from it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ImportError: As in `files_of`.
-        OSError: It can't be opened or read.
+        FileNotFoundError: The file does not exist.
+        ImportError: See `register_file_system`.
+        OSError: The file can't be opened or read.
     """
-    _know_file_system(path)
+    register_file_system(path)
     return io.BufferedReader(_RemoteFile(path)) if is_remote(path) else open(path, "rb")
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of TensorFlow's file systems as Python and pyarrow know files, with Python's errors."""
+    """A file in one of TensorFlow's file systems, with the interface and the errors of Python's files."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         try:
             self._file = tf.io.gfile.GFile(path, "rb")
-            self._file.size()  # that it is there
+            self._file.size()  # raises an error if the file does not exist
         except tf.errors.OpError as error:
             raise self._os_error(error) from error
 
@@ -107,11 +111,11 @@ class _RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         try:
-            found: bytes = self._file.read(len(view))
+            content: bytes = self._file.read(len(view))
         except tf.errors.OpError as error:
             raise self._os_error(error) from error
-        view[: len(found)] = found
-        return len(found)
+        view[: len(content)] = content
+        return len(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._file.seek(offset, whence)
@@ -127,32 +131,39 @@ class _RemoteFile(io.RawIOBase):
 
     def _os_error(self, error: tf.errors.OpError) -> OSError:
         if isinstance(error, tf.errors.NotFoundError):
-            return FileNotFoundError(f"there is no file {self._path}")
+            return FileNotFoundError(f"file not found: {self._path}")
         return OSError(f"{self._path}: {error.message}")
 
 
 def _files(path: str) -> list[str]:
     file_system = tf.io.gfile
     if file_system.isdir(path):
-        names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
-        entries = [os.path.join(path, name) for name in names]
-        folders = [entry for entry in entries if file_system.isdir(entry)]
-        files = sorted(set(entries) - set(folders))
-        inner = [folder for folder in folders if file_system.listdir(folder)]
-        if inner:  # whose files would be left out without a word
-            pattern = os.path.join(path, "*", "*")
-            raise ValueError(f"{path} has the folder {inner[0]}: name the files by patterns such as {pattern}")
-        if not files:
-            raise ValueError(f"there are no files in the folder {path}")
-        return files
+        return _files_in_folder(path)
     if file_system.exists(path):
         return [path]
-    if any(wildcard in path for wildcard in _WILDCARDS):
-        found = sorted(file_system.glob(path))
-        if os.path.basename(path).startswith(("*", "?")):
-            found = [file for file in found if not os.path.basename(file).startswith(_HIDDEN)]
-        files = [file for file in found if not file_system.isdir(file)]
-        if not files:
-            raise FileNotFoundError(f"no file fits the pattern {path}")
-        return files
-    raise FileNotFoundError(f"there is no file {path}")
+    if not any(wildcard in path for wildcard in _WILDCARDS):
+        raise FileNotFoundError(f"file not found: {path}")
+    matches = sorted(file_system.glob(path))
+    if os.path.basename(path).startswith(("*", "?")):
+        matches = [match for match in matches if not os.path.basename(match).startswith(_HIDDEN)]
+    files = [match for match in matches if not file_system.isdir(match)]
+    if not files:
+        raise FileNotFoundError(f"no file matches the pattern {path}")
+    return files
+
+
+def _files_in_folder(path: str) -> list[str]:
+    file_system = tf.io.gfile
+    names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
+    entries = [os.path.join(path, name) for name in names]
+    folders = [entry for entry in entries if file_system.isdir(entry)]
+    files = sorted(set(entries) - set(folders))
+    non_empty_folders = [folder for folder in folders if file_system.listdir(folder)]
+    if non_empty_folders:  # An error, since their files would be ignored silently.
+        pattern = os.path.join(path, "*", "*")
+        raise ValueError(
+            f"{path} contains the folder {non_empty_folders[0]}: specify its files by a pattern such as {pattern}"
+        )
+    if not files:
+        raise ValueError(f"the folder {path} contains no files")
+    return files

@@ -11,22 +11,27 @@ from collections.abc import Iterator
 from keras_rafm.data.raw.files import opened
 
 _GZIP_MAGIC = b"\x1f\x8b"
-#: The most bytes that a line may have, its end included: it is held in memory whole.
+#: The largest length of a line in bytes, its end included. A whole line is held in memory.
 _MAX_LINE_BYTES = 2**30
 
 
-def blocks_of_lines(path: str, block_bytes: int) -> Iterator[bytes]:
-    r"""The lines of a file in blocks of about `block_bytes`, each ending with `\n`.
+def starts_gzip(head: bytes) -> bool:
+    """Return whether a file that begins with these two or more bytes is compressed with gzip."""
+    return head.startswith(_GZIP_MAGIC)
 
-    A line longer than that makes its block longer.
+
+def blocks_of_lines(path: str, block_bytes: int) -> Iterator[bytes]:
+    r"""Yield the lines of a file in blocks of about `block_bytes`, each of which ends with `\n`.
+
+    A block is larger if one of its lines is longer than `block_bytes`.
 
     Args:
-        path: Of a local file, or of one of TensorFlow's file systems such as `s3://…`.
-        block_bytes: How many bytes are read at once.
+        path: The name of a local file, or of one in TensorFlow's file systems such as `s3://…`.
+        block_bytes: The number of bytes to read at once.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is gzip, but damaged or truncated; or a line has more than 1 GiB.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged or truncated gzip, or a line is longer than 1 GiB.
     """
     unfinished: list[bytes] = []
     num_unfinished = num_lines = 0
@@ -64,7 +69,7 @@ def _chunks(path: str, size: int) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[io.BufferedReader | gzip.GzipFile]:
     with opened(path) as file:
-        if file.peek(2).startswith(_GZIP_MAGIC):
+        if starts_gzip(file.peek(2)):
             with gzip.GzipFile(fileobj=file) as unpacked:
                 yield unpacked
         else:

@@ -1,4 +1,4 @@
-"""Values as Python objects, row by row -> raw columns: what decoders of Avro and JSON end with."""
+"""Python values, one per row -> the values of a raw column. The readers of Avro, JSON and CSV messages share it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from keras_rafm.data.raw.columns import (
-    EXPECTED,
-    MISSING_INTEGER,
-    ListValues,
-    RawColumn,
-    RawDType,
-    Strings,
-    Values,
-    illegal_rows,
-)
+from keras_rafm.data.raw.blocks import ListValues, Strings, Values, illegal_rows
+from keras_rafm.data.raw.columns import EXPECTED, MISSING_INTEGER, RawColumn, RawDType
+from keras_rafm.data.raw.errors import RefusedValuesError
 
 _NONE: Final = type(None)
-_KINDS: dict[RawDType, frozenset[type]] = {
+#: The types of values that fit a column of each dtype.
+_TYPES: dict[RawDType, frozenset[type]] = {
     "string": frozenset({str, bytes, uuid.UUID, _NONE}),
     "int64": frozenset({int, bool, _NONE}),
     "float32": frozenset({int, float, bool, decimal.Decimal, _NONE}),
@@ -36,51 +30,51 @@ _EXPECTED: dict[RawDType, str] = {
 _MAX_TEXT_BYTES: Final = 2**31 - 1
 
 
-class RefusedValuesError(ValueError):
-    """Values that a column can't have.
-
-    Attributes:
-        problems: What was expected and what was there, by rows, from 0.
-    """
-
-    def __init__(self, problems: dict[int, str]) -> None:
-        super().__init__(problems)
-        self.problems = problems
-
-
 def column_values(rows: Sequence[Any], column: RawColumn) -> Values | ListValues:
-    """The values of a column, of which each row has one, or a list if the column has lists. `None` is missing.
+    """Return the values of a column.
+
+    Args:
+        rows: The value of each row, or its list of values if the column has lists. `None` is a missing value.
+        column: The column.
 
     Raises:
-        RefusedValuesError: Rows have another kind of value, or one that a column of this role may not have.
+        RefusedValuesError: Rows have values of another type, or values that a column of this role may not have.
     """
-    problems: dict[int, str] = {}
-    if column.is_list:
-        for number, row in enumerate(rows):
-            if not (row is None or isinstance(row, list)):
-                problems[number] = f"expected a list, received {_shown(row)}"
-        lists = [[] if row is None or number in problems else row for number, row in enumerate(rows)]
-        lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-        flat, refused = _flat_values([value for row in lists for value in row], column.dtype)
-        owners = np.searchsorted(np.cumsum(lengths), list(refused), "right").tolist()
-        for number, problem in zip(owners, refused.values(), strict=True):
-            problems.setdefault(number, problem)
-        if problems:
-            raise RefusedValuesError(problems)
-        return ListValues(flat, lengths)
+    return _list_values(rows, column) if column.is_list else _single_values(rows, column)
+
+
+def _single_values(rows: Sequence[Any], column: RawColumn) -> Values:
     values, problems = _flat_values(rows, column.dtype)
-    left = [number for number in range(len(rows)) if number not in problems] if problems else range(len(rows))
+    kept = [number for number in range(len(rows)) if number not in problems] if problems else range(len(rows))
     for place in illegal_rows(values, column.role).tolist():
-        problems[left[place]] = f"expected {EXPECTED[column.role]}, received {_shown(rows[left[place]])}"
+        row = kept[place]
+        problems[row] = f"expected {EXPECTED[column.role]}, received {_shown(rows[row])}"
     if problems:
         raise RefusedValuesError(problems)
     return values
 
 
+def _list_values(rows: Sequence[Any], column: RawColumn) -> ListValues:
+    problems = {
+        number: f"expected a list, received {_shown(row)}"
+        for number, row in enumerate(rows)
+        if not (row is None or isinstance(row, list))
+    }
+    lists = [[] if row is None or number in problems else row for number, row in enumerate(rows)]
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    values, refused = _flat_values([value for row in lists for value in row], column.dtype)
+    row_numbers = np.searchsorted(np.cumsum(lengths), list(refused), "right").tolist()
+    for number, problem in zip(row_numbers, refused.values(), strict=True):
+        problems.setdefault(number, problem)
+    if problems:
+        raise RefusedValuesError(problems)
+    return ListValues(values, lengths)
+
+
 def _flat_values(values: Sequence[Any], dtype: RawDType) -> tuple[Values, dict[int, str]]:
-    """The values that fit, and by their numbers what is wrong with the others."""
+    """Return the values that fit the dtype, and the problems of the others by their numbers."""
     try:
-        if set(map(type, values)) <= _KINDS[dtype]:
+        if set(map(type, values)) <= _TYPES[dtype]:
             return _converter(dtype)(values), {}
     except (OverflowError, UnicodeError):
         pass
@@ -101,7 +95,7 @@ def _converter(dtype: RawDType) -> Callable[[Sequence[Any]], Values]:
 
 
 def _fits(value: Any, dtype: RawDType) -> bool:
-    if type(value) not in _KINDS[dtype]:
+    if type(value) not in _TYPES[dtype]:
         return False
     try:
         _converter(dtype)([value])
@@ -123,7 +117,7 @@ def _as_bytes(value: bytes | uuid.UUID | None) -> bytes:
     if value is None:
         return b""
     if isinstance(value, bytes):
-        value.decode()  # raises if it is no UTF-8
+        value.decode()  # raises an error if the bytes are not UTF-8
         return value
     return str(value).encode()
 
@@ -133,7 +127,7 @@ def _integers(values: Sequence[Any]) -> npt.NDArray[np.int64]:
 
 
 def _numbers(values: Sequence[Any]) -> npt.NDArray[np.float32]:
-    wide = np.array(values, np.float64)  # of `None` it makes NaN
+    wide = np.array(values, np.float64)  # `None` becomes NaN
     with np.errstate(over="ignore"):
         narrow: npt.NDArray[np.float32] = wide.astype(np.float32)
     if np.isinf(narrow).any():
@@ -146,6 +140,7 @@ def _shown(value: Any) -> str:
         if isinstance(value, str) and not value.isascii():
             value.encode()
     except UnicodeError:
-        with contextlib.suppress(UnicodeError):  # the bytes, where a decoder has left what is no UTF-8
+        # A decoder has kept bytes that are not UTF-8 as surrogates: show the bytes.
+        with contextlib.suppress(UnicodeError):
             value = value.encode("utf-8", "surrogateescape")
     return f"{value!r:.60}"

@@ -1,4 +1,4 @@
-"""What was left out of files."""
+"""A record of the rows and files that were skipped."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ _SHOWN = 10
 
 
 class SkippedRows:
-    """Counts malformed rows and empty files, which are left out of what is read: give it as `on_error`.
+    """Counts malformed rows and empty files, which readers then skip. Pass it as `on_error`.
 
-    Rows are counted each time that they are read, so over three epochs each is counted three times. `len()` is the number
-    of rows and files.
+    A row counts each time it is read: over three epochs, each malformed row counts three times. `len()` is the number of
+    rows and empty files.
     """
 
     def __init__(self) -> None:
         self._per_file: Counter[str] = Counter()
         self._empty_files: Counter[str] = Counter()
-        self._first: list[str] = []
+        self._first_errors: list[str] = []
 
     def __call__(self, error: MalformedRowError) -> None:
-        """Count one more."""
+        """Count one more row or empty file."""
         if isinstance(error, EmptyFileError):
             self._empty_files[error.path] += 1
             return
         self._per_file[error.path] += 1
-        if len(self._first) < _SHOWN:
-            self._first.append(str(error))
+        if len(self._first_errors) < _SHOWN:
+            self._first_errors.append(str(error))
 
     def __len__(self) -> int:
         return self._per_file.total() + self._empty_files.total()
 
     @property
     def per_file(self) -> dict[str, int]:
-        """How many rows of each file were left out."""
+        """The number of skipped rows of each file."""
         return dict(self._per_file)
 
     @property
     def empty_files(self) -> list[str]:
-        """The files that have no rows."""
+        """The files without rows."""
         return list(self._empty_files)
 
     def summary(self) -> str:
-        """How many there are, and what is wrong with the first ten."""
+        """Return the number of skipped rows, and the errors of the first ten."""
         if not len(self):
-            return "no rows were left out"
+            return "no rows were skipped"
         lines = []
         if self._empty_files:
-            lines.append(f"files without rows: {', '.join(self._empty_files)}")
-        number = self._per_file.total()
-        if number:
-            files = ", ".join(f"{path} {own:,}" for path, own in self._per_file.items())
-            lines += [f"rows left out: {number:,}, of {files}", *self._first]
-            lines += ["…"] if number > len(self._first) else []
+            lines.append(f"empty files: {', '.join(self._empty_files)}")
+        num_rows = self._per_file.total()
+        if num_rows:
+            files = ", ".join(f"{path}: {number:,}" for path, number in self._per_file.items())
+            lines += [f"skipped rows: {num_rows:,} ({files})", *self._first_errors]
+            lines += ["…"] if num_rows > len(self._first_errors) else []
         return "\n".join(lines)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import Task, integer
 from keras_rafm.checks.constants import PADDING_ID
-from keras_rafm.data.formats.libfm_grammar import LibfmFormat
+from keras_rafm.data.formats.libfm_grammar import LibFMGrammar
 from keras_rafm.data.formats.libfm_parser import parse_file
 from keras_rafm.data.samples.array_batches import declare_batch_size, num_batches, read_ahead
 from keras_rafm.data.samples.rows import Rows
@@ -60,7 +60,7 @@ def read_libfm(
             range.
     """
     paths = _as_paths(path_or_paths)
-    file_format = LibfmFormat(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
+    file_format = LibFMGrammar(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
     rows = Rows.joined(list(_rows_of_files(paths, file_format, _BLOCK_BYTES)))
     ids, values = rows.padded(num_fields)
     return Samples(ids, values, rows.labels)
@@ -107,7 +107,7 @@ def libfm_dataset(
         ValueError: An argument is out of range, or there are no files.
     """
     paths = _as_paths(path_or_paths)
-    file_format = LibfmFormat(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
+    file_format = LibFMGrammar(task, zero_based=zero_based, num_fields=num_fields, num_features=num_features)
     size = integer(batch_size, "batch_size", at_least=1)
     block_bytes = integer(block_bytes, "block_bytes", at_least=1)
     id_dtype = np.int32 if num_features is not None and num_features <= 2**31 else np.int64
@@ -162,7 +162,7 @@ def _as_paths(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
     return paths
 
 
-def _rows_of_files(paths: list[str], file_format: LibfmFormat, block_bytes: int) -> Iterator[Rows]:
+def _rows_of_files(paths: list[str], file_format: LibFMGrammar, block_bytes: int) -> Iterator[Rows]:
     return itertools.chain.from_iterable(parse_file(path, file_format, block_bytes) for path in paths)
 
 
