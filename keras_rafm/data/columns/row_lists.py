@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import tensorflow as tf
 
 from keras_rafm.checks.tensors import after_checks, require
 from keras_rafm.data.raw.columns import MISSING_INTEGER
-
+from keras_rafm.data.raw.numbers import NUMBER_PATTERN
 
 
 def without_missing_values(is_present: tf.RaggedTensor, *flat: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_rafm.checks.arguments import Task, check_task
 from keras_rafm.checks.tensors import after_checks, require
-from keras_rafm.data.raw.columns import EXPECTED, RawColumn, RawDType, Role, is_legal
+from keras_rafm.data.raw.blocks import is_legal
+from keras_rafm.data.raw.columns import EXPECTED, RawColumn, RawDType, Role
 
 
 @dataclass(frozen=True)
