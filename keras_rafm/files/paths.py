@@ -80,8 +80,8 @@ def _files_in(folder: str, file_system: FileSystem) -> list[str]:
     for inner in folders:
         if file_system.listdir(inner):  # without an error, its files would be left out silently
             pattern = os.path.join(folder, "*", "*")
-            raise ValueError(f"{folder} contains the folder {inner}: name the files by patterns such as {pattern}")
+            raise ValueError(f"{folder} contains the folder {inner}: specify its files by a pattern such as {pattern}")
     files = sorted(set(entries) - set(folders))
     if not files:
-        raise ValueError(f"no files in the folder {folder}")
+        raise ValueError(f"the folder {folder} contains no files")
     return files

@@ -48,7 +48,7 @@ DAMAGE = {
     "columns.csv": "expected a column 'price'",
     "no.parquet": "not a readable Parquet file",
     "no.tfrecord": "record 1: damaged, cut off or no TFRecord",
-    "folder": "no files in the folder",
+    "folder": "contains no files",
     "absent.csv": "file not found",
     "absent*.csv": "no file matches the pattern",
     "x.xyz": "file not found",

@@ -74,7 +74,7 @@ MISTAKES = [
     (["evaluate", "empty"], "empty holds no run: it has no settings.json"),
     (["evaluate", "run", "--data", "absent.csv"], "file not found: absent.csv"),
     (["predict", "run", "--data", "absent*.csv"], "no file matches the pattern absent*.csv"),
-    (["predict", "run", "--data", "empty"], "no files in the folder empty"),
+    (["predict", "run", "--data", "empty"], "the folder empty contains no files"),
     (["predict", "run", "--data", "data.xyz"], "data.xyz: the format can't be inferred from the file name"),
     (["predict", "run", "--data", "data.csv", "a.parquet"], "files must have the same format. Received: data.csv (csv)"),
     (["predict", "run", "--data", "a.parquet", "--quote", "x"], "for the formats csv and tsv. Received: format parquet"),
