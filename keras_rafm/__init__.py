@@ -6,7 +6,7 @@ Public names are loaded when they are first used: `import keras_rafm` alone impo
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from keras_rafm import _imports
+from keras_rafm import lazy_imports
 
 if TYPE_CHECKING:
     from keras_rafm import callbacks, data, optimizers, plots, retrieval, serving
@@ -39,7 +39,7 @@ _MODULE_OF_NAME = {
     "export": "keras_rafm.serving.export",
 }
 
-_imports.arrange()
+lazy_imports.arrange()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_rafm._imports import KERAS_CLASSES, MOVED_MODULES
+from keras_rafm.lazy_imports import KERAS_CLASSES, MOVED_MODULES
 
 SAVED_MODEL = Path(__file__).parent.parent / "saved_models" / "compat" / "0.1.0" / "tensorflow-2.17" / "model.keras"
 BLOCK_TENSORFLOW_AND_KERAS = "import sys\nsys.modules['tensorflow'] = sys.modules['keras'] = None\n"

@@ -1,15 +1,16 @@
-"""Commands and flags of the command line tool. No TensorFlow here: `--help` answers at once."""
+"""Commands and flags of the command line. Only the standard library is imported, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from os.path import expanduser
 from typing import Any
 
-from keras_rafm.cli.settings import FORMATS, SettingError, Settings, UsageError, converted, read_config
+from keras_rafm.cli.choices import COLUMN_OPTIONS, FORMATS, ON_ERROR, OPTIMIZERS, PRECISIONS, SIGNATURES, SPLITS, TASKS
+from keras_rafm.cli.errors import SettingError, UsageError
+from keras_rafm.cli.flag_values import at_least, column, list_of, path
+from keras_rafm.cli.settings import Settings, converted, read_config
 
 _EXAMPLES = """examples:
   keras-rafm train --dataset frappe --path data/frappe --ranks 64,256 --thresholds 256 --output runs/frappe
@@ -21,27 +22,41 @@ _EXAMPLES = """examples:
   keras-rafm predict runs/mine --data new.csv --output predictions.csv
   keras-rafm export runs/mine saved_models/mine
   keras-rafm describe runs/mine
+
+`keras-rafm COMMAND --help` lists the options of a command.
 """
 
-_OF_TEXT = ("separator", "weight_separator", "weights")  # of the options of columns
+_DEFAULT_SETTINGS = Settings()
 
-_DATA_HELP = "files, folders or patterns such as 'train/*.csv'"
+#: Rows per batch of `evaluate` and `predict`.
+_BATCH_SIZE = 8192
+
+_TOP = 5
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command and its flags. Ends the process with exit code 2 where they are wrong."""
+    """Parse a command and its flags. If they are wrong, print an error and exit with code 2.
+
+    Args:
+        arguments: The arguments, by default those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="keras-rafm",
-        description="Rank-Aware Factorization Machines from raw tables to a served model.",
+        description="Train, evaluate and export Rank-Aware Factorization Machines from tables of raw data.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="store_true", help="print versions and end")
+    parser.add_argument(
+        "--version", action="store_true", help="print the versions of keras_rafm, TensorFlow and Keras, and exit"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_count(commands)
     _add_plan(commands)
     _add_train(commands)
-    _add_of_run(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_export(commands)
+    _add_describe(commands)
     parsed = parser.parse_args(arguments)
     if parsed.command is None and not parsed.version:
         parser.print_help()
@@ -50,18 +65,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def settings_of(parsed: argparse.Namespace, of_run: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a run that goes on, if one does, over them those of the config file, and over these the flags.
+    """Return the settings of a command: flags override the config file, which overrides the settings of a resumed run.
+
+    Args:
+        parsed: The command and its flags.
+        of_run: The settings of the run to resume, if any.
 
     Raises:
-        FileNotFoundError: There is no such config file.
-        ImportError: A YAML file is given and PyYAML is not installed.
-        UsageError: A setting is unknown, of the wrong kind or out of range, or a column is declared twice.
+        FileNotFoundError: The config file does not exist.
+        ImportError: The config file is a YAML file and PyYAML is not installed.
+        UsageError: A setting is unknown, of the wrong type or out of range, or a column is declared more than once.
     """
     config = converted(read_config(parsed.config), parsed.config) if parsed.config else {}
-    names = {own.name for own in fields(Settings)}
+    names = {setting.name for setting in fields(Settings)}
     flags = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
     if parsed.column:
-        flags["columns"] = {**config.get("columns", {}), **_each_once(parsed.column)}
+        flags["columns"] = {**config.get("columns", {}), **_without_repetition(parsed.column)}
     try:
         return Settings.of({**(of_run or {}), **config, **flags}, "flags").with_homes()
     except SettingError as error:
@@ -70,7 +89,7 @@ def settings_of(parsed: argparse.Namespace, of_run: Mapping[str, Any] | None = N
         raise
 
 
-def _each_once(columns: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repetition(columns: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in columns]
     for name in names:
         if names.count(name) > 1:
@@ -79,267 +98,338 @@ def _each_once(columns: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _add_count(commands: Any) -> None:
-    command = _command(
+    command = _add_command(
         commands,
         "count",
-        "count the values of all columns and write the schema: vocabularies, bins, counts",
-        "  keras-rafm count --train 'train/*.parquet' --label clicked --column user=string_categorical --output schema",
+        "count the values of all columns in training data and write a schema",
+        "The schema holds the vocabularies, the bins and the number of occurrences of each feature.",
+        "keras-rafm count --train 'train/*.parquet' --label clicked --column user=string_categorical --output schema",
     )
-    _add_data(command)
-    command.add_argument("--output", type=_path, metavar="DIR", help="where the schema is written")
-    command.add_argument("--top", type=int, default=5, metavar="N", help="print the N most frequent values (default: 5)")
+    _add_data_flags(command)
+    command.add_argument("--output", type=path, metavar="DIR", help="directory to write the schema to; default: none")
+    command.add_argument(
+        "--top",
+        type=int,
+        default=_TOP,
+        metavar="N",
+        help=f"print the N most frequent values of each column, 0 for none; default: {_TOP}",
+    )
 
 
 def _add_plan(commands: Any) -> None:
-    command = _command(
+    command = _add_command(
         commands,
         "plan",
-        "show what ranks and thresholds would cost and cover, without training",
-        "  keras-rafm plan --dataset movielens-100k --path data/ml-100k --ranks 4,16 --try 20 --try 100 --try 500",
+        "show how many factors given ranks and thresholds need, without training",
+        "Use it to choose --ranks and --thresholds. `--try` compares further thresholds.",
+        "keras-rafm plan --dataset movielens-100k --path data/ml-100k --ranks 4,16 --try 20 --try 100 --try 500",
     )
     command.add_argument(
         "--schema",
-        type=_path,
+        type=path,
         metavar="DIR",
-        help="a schema that `count` wrote, a run directory or an exported model, in place of data",
+        help="take the counts from a schema that `count` wrote, a run directory or an exported model, instead of data",
     )
-    _add_data(command)
-    _add_levels(command)
+    _add_data_flags(command)
+    _add_level_flags(command)
     command.add_argument(
         "--try",
         dest="try_",
-        type=_list_of(float),
+        type=list_of(float),
         action="append",
         metavar="T[,T…]",
-        help="other thresholds to compare with; may be given several times",
+        help="thresholds to compare with --thresholds; may be repeated",
     )
 
 
 def _add_train(commands: Any) -> None:
-    command = _command(
+    command = _add_command(
         commands,
         "train",
-        "count, plan, train with early stopping, report, and keep everything in a run directory",
-        "  keras-rafm train --dataset frappe --path data/frappe --ranks 64,256 --thresholds 256 --output runs/frappe\n"
-        "  keras-rafm train --resume --output runs/frappe",
+        "train a model with early stopping and keep everything in a run directory",
+        "The command counts the training data, assigns a rank to each feature, trains, and reports metrics on validation\n"
+        "and test data. A run that was interrupted continues with --resume.",
+        "keras-rafm train --dataset frappe --path data/frappe --ranks 64,256 --thresholds 256 --output runs/frappe",
+        "keras-rafm train --resume --output runs/frappe",
     )
-    command.add_argument("--output", type=_path, required=True, metavar="DIR", help="the run directory")
+    command.add_argument("--output", type=path, required=True, metavar="DIR", help="run directory")
     command.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint of the run directory, with its settings; --epochs and --patience may be new",
+        help="continue from the last checkpoint in the run directory, with the settings of the run. Only --epochs and "
+        "--patience may change",
     )
-    _add_data(command)
-    _add_levels(command)
+    _add_data_flags(command)
+    _add_level_flags(command)
     group = command.add_argument_group("training")
-    group.add_argument("--optimizer", choices=["LazyAdam", "SparseAdagrad", "SparseFtrl"], help="default: LazyAdam")
-    group.add_argument("--learning-rate", type=float, metavar="X", help="default: 0.004")
-    group.add_argument("--idle-decay", type=float, metavar="X", help="decay of the tables; default: the optimizer's own")
-    group.add_argument("--factors-l2", type=float, metavar="X", help="L2 over whole factor tables; default: 0")
-    group.add_argument("--dependent-loss-weight", type=float, metavar="X", help="default: by the loss")
-    group.add_argument("--batch-size", type=int, metavar="N", help="default: 4096")
-    group.add_argument("--epochs", type=int, metavar="N", help="at most; default: 20")
-    group.add_argument(
-        "--patience",
+    _add_setting(group, "optimizer", "optimizer", choices=OPTIMIZERS)
+    _add_setting(group, "learning_rate", "learning rate", type=float, metavar="X")
+    _add_setting(group, "idle_decay", "weight decay of the tables", "set by the optimizer", type=float, metavar="X")
+    _add_setting(group, "factors_l2", "L2 penalty on all factors", type=float, metavar="X")
+    _add_setting(
+        group,
+        "dependent_loss_weight",
+        "weight of the losses that train the dependent factors",
+        "set by the loss",
+        type=float,
+        metavar="X",
+    )
+    _add_setting(group, "batch_size", "rows per step", type=int, metavar="N")
+    _add_setting(group, "epochs", "maximum number of epochs", type=int, metavar="N")
+    _add_setting(
+        group,
+        "patience",
+        "stop after N epochs without a lower validation loss; requires validation data",
         type=int,
         metavar="N",
-        help="epochs without a better validation loss after which training stops; needs --validation; default: 3",
     )
-    group.add_argument("--seed", type=int, metavar="N", help="of initial weights and the order of rows; default: 0")
-    group.add_argument("--steps-per-execution", type=int, metavar="N", help="default: 8")
-    group.add_argument("--checkpoint-steps", type=int, metavar="N", help="also keep the state every N steps of an epoch")
-    group.add_argument(
-        "--memory-limit-mb", type=int, metavar="N", help="encoded data above it are read anew in every epoch; default: 4096"
+    _add_setting(group, "seed", "seed of the initial weights and of the order of rows", type=int, metavar="N")
+    _add_setting(group, "steps_per_execution", "steps that TensorFlow executes in one call", type=int, metavar="N")
+    _add_setting(
+        group,
+        "checkpoint_steps",
+        "also save a checkpoint every N steps within an epoch",
+        "only after each epoch",
+        type=int,
+        metavar="N",
     )
-    group.add_argument("--deterministic", action="store_true", default=None, help="equal weights bit by bit in every run")
-    group.add_argument("--tensorboard", action="store_true", default=None, help="write logs for TensorBoard into the run")
+    _add_setting(
+        group,
+        "memory_limit_mb",
+        "keep the encoded rows of a split in memory up to N MB, and read larger splits from the files in every epoch",
+        type=int,
+        metavar="N",
+    )
+    _add_setting(group, "deterministic", "end every run with exactly the same weights; slower", action="store_true")
+    _add_setting(group, "tensorboard", "write logs for TensorBoard to the run directory", action="store_true")
 
 
-def _add_of_run(commands: Any) -> None:
-    evaluate = _command(
-        commands, "evaluate", "loss and metrics of a run's model on data", "  keras-rafm evaluate runs/mine --data test.csv"
+def _add_evaluate(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "evaluate",
+        "print the loss and metrics of a run's model",
+        "The metrics of the lowest level (RaFM-low) and of the highest level (RaFM) are printed.",
+        "keras-rafm evaluate runs/mine --data test.csv",
     )
-    predict = _command(
+    command.add_argument("run", type=path, help="run directory")
+    _add_files_to_score(command, default="the test data of the run")
+
+
+def _add_predict(commands: Any) -> None:
+    command = _add_command(
         commands,
         "predict",
-        "score rows: one line per row, in their order",
-        "  keras-rafm predict runs/mine --data new.csv --output predictions.csv",
+        "score rows with a run's model and write one line per row, in the same order",
+        "The output is CSV with the columns score and probability (classification) or prediction (regression).",
+        "keras-rafm predict runs/mine --data new.csv --output predictions.csv",
     )
-    for command in (evaluate, predict):
-        command.add_argument("run", type=_path, help="the run directory")
-        own = command is evaluate
-        more = "; default: the test data of the run" if own else ""
-        command.add_argument("--data", required=not own, nargs="+", type=_path, metavar="PATH", help=_DATA_HELP + more)
-        command.add_argument(
-            "--format",
-            choices=FORMATS,
-            help="default: that of the training data if it was told by --format or --dataset, else as the names of the "
-            "files tell",
-        )
-        _add_text(command, "; default: as in training", "; '' where the first row has them")
-        command.add_argument("--batch-size", type=int, default=8192, metavar="N", help="default: 8192")
-        command.add_argument(
-            "--on-error",
-            choices=["raise", "skip"],
-            default="raise",
-            help="for malformed rows; default: raise"
-            + ("" if own else ". Rows that are skipped have no line in the output, so that line and row numbers differ"),
-        )
-    predict.add_argument(
-        "--output", type=_path, metavar="FILE", help="- is stdout; a pipe or device is written to as it is; default: -"
+    command.add_argument("run", type=path, help="run directory")
+    skipping = ". Skipped rows have no line in the output, so line numbers and row numbers differ"
+    _add_files_to_score(command, default=None, skipping=skipping)
+    command.add_argument(
+        "--output",
+        type=path,
+        metavar="FILE",
+        help="file, pipe or device to write to; - is the standard output; default: -",
     )
-    exported = _command(
+
+
+def _add_export(commands: Any) -> None:
+    command = _add_command(
         commands,
         "export",
-        "write a run's model as the next version of a SavedModel for TF Serving, raw columns included",
-        "  keras-rafm export runs/mine saved_models/mine",
+        "write a run's model as the next version of a SavedModel for TF Serving",
+        "The exported model takes raw columns as well as feature ids.",
+        "keras-rafm export runs/mine saved_models/mine",
     )
-    exported.add_argument("run", type=_path, help="the run directory")
-    exported.add_argument("directory", type=_path, help="the model directory, which holds versions")
-    exported.add_argument("--signatures", type=_list_of(str), metavar="A,B,…", help="default: all that the model can have")
-    exported.add_argument("--level", type=int, metavar="K", help="cut the model off at rank D_K; 1 is a plain FM")
-    exported.add_argument(
+    command.add_argument("run", type=path, help="run directory")
+    command.add_argument("directory", type=path, help="model directory, which holds one directory per version")
+    command.add_argument(
+        "--signatures",
+        type=list_of(str),
+        metavar="A,B,…",
+        help=f"signatures to export, among {', '.join(SIGNATURES)}; default: all that the model supports",
+    )
+    command.add_argument(
+        "--level",
+        type=int,
+        metavar="K",
+        help="leave out the levels above K, so that the highest rank is D_K; 1 exports a plain FM; default: all levels",
+    )
+    command.add_argument(
         "--precision",
-        choices=["trained", "bfloat16", "int8"],
+        choices=PRECISIONS,
         default="trained",
-        help="how factors are stored; default: trained, which is as they are",
+        help="number format of the factors; default: trained, the format they were trained in",
     )
-    exported.add_argument("--as-version", type=int, metavar="N", help="default: one above the highest that is there")
-    exported.add_argument("--keep", type=int, metavar="N", help="delete all but the N highest versions; default: none")
-    exported.add_argument(
+    command.add_argument(
+        "--as-version", type=int, metavar="N", help="version number; default: one above the highest existing version"
+    )
+    command.add_argument("--keep", type=int, metavar="N", help="delete all but the N highest versions; default: keep all")
+    command.add_argument(
         "--warm-up",
         nargs="+",
-        type=_path,
+        type=path,
         metavar="PATH",
-        help="files whose first rows TF Serving scores when it loads the model, as fast as any other from then on; in the "
-        "format of the training data",
+        help="files in the format of the training data. TF Serving scores their first rows when it loads the model, so "
+        "that the first requests are not slow",
     )
-    exported.add_argument(
-        "--warm-up-batch-sizes", type=_list_of(int), default=[1], metavar="N,N,…", help="rows of such requests; default: 1"
+    command.add_argument(
+        "--warm-up-batch-sizes",
+        type=list_of(int),
+        default=[1],
+        metavar="N,N,…",
+        help="numbers of rows of the warm-up requests; default: 1",
     )
-    exported.set_defaults(format=None)
-    described = _command(
-        commands, "describe", "what a run, a schema or an exported model is made of", "  keras-rafm describe runs/mine"
-    )
-    described.add_argument("run", type=_path, help="a run directory, a schema, or an exported model")
+    command.set_defaults(format=None)
 
 
-def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
+def _add_describe(commands: Any) -> None:
+    command = _add_command(
+        commands,
+        "describe",
+        "show the columns, ranks and metrics of a run, a schema or an exported model",
+        "",
+        "keras-rafm describe runs/mine",
+    )
+    command.add_argument("run", type=path, help="run directory, schema or exported model")
+
+
+def _add_command(commands: Any, name: str, purpose: str, details: str, *examples: str) -> argparse.ArgumentParser:
+    heading = "example:" if len(examples) == 1 else "examples:"
+    description = purpose[0].upper() + purpose[1:] + "."
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=purpose,
-        description=purpose[0].upper() + purpose[1:] + ".",
-        epilog=f"example:\n{example}",
+        description=f"{description}\n\n{details}" if details else description,
+        epilog="\n  ".join([heading, *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--debug", action="store_true", help="show where an error comes from")
+    command.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return command
 
 
-def _path(text: str) -> str:
-    return expanduser(text)
+def _add_setting(group: Any, name: str, purpose: str, default: str | None = None, **options: Any) -> None:
+    """Add the flag of a setting.
+
+    Args:
+        group: The group of flags in the help text.
+        name: The name of the setting.
+        purpose: The help text.
+        default: The default in the help text, if the default of `Settings` does not say it.
+        **options: Arguments of `add_argument`.
+    """
+    value = getattr(_DEFAULT_SETTINGS, name)
+    if isinstance(value, tuple):
+        value = ",".join(f"{number:g}" for number in value)
+    if default is None and value is not None and value is not False and value != "":
+        default = f"{value:g}" if isinstance(value, float) else str(value)
+    if default is not None:
+        purpose += f"; default: {default}"
+    group.add_argument("--" + name.replace("_", "-"), default=None, help=purpose, **options)
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+def _add_data_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", type=path, metavar="FILE", help="settings in a TOML, YAML or JSON file, which flags override"
+    )
+    known = command.add_argument_group("known datasets")
+    _add_setting(known, "dataset", "a known dataset, such as movielens-100k, frappe, yelp, criteo or avazu", metavar="NAME")
+    _add_setting(known, "path", "the dataset as its authors distribute it: a folder, an archive or a file", metavar="PATH")
+    _add_setting(
+        known,
+        "cache_dir",
+        "directory for the files that are made from the dataset",
+        "~/.keras/keras_rafm",
+        metavar="DIR",
+    )
+    _add_setting(
+        known,
+        "min_count",
+        "values that occur fewer than N times share one feature",
+        "set by the dataset",
+        type=int,
+        metavar="N",
+    )
     group = command.add_argument_group("data")
-    group.add_argument("--config", type=_path, metavar="FILE", help="settings in TOML, YAML or JSON; flags override them")
-    group.add_argument("--dataset", metavar="NAME", help="a known dataset, such as movielens-100k, frappe, yelp, criteo")
-    group.add_argument("--path", metavar="PATH", help="where the known dataset is")
-    group.add_argument("--cache-dir", metavar="DIR", help="where files made of a known dataset are kept")
-    group.add_argument("--min-count", type=int, metavar="N", help="of a known dataset: rarer values share a feature")
-    for name, purpose in (("train", "to learn from"), ("validation", "to stop early on"), ("test", "to report on")):
-        group.add_argument(f"--{name}", nargs="+", metavar="PATH", help=f"{_DATA_HELP}, {purpose}")
-    group.add_argument("--format", choices=FORMATS, help="default: as the names of the files tell")
-    _add_text(group)
+    for split, purpose in zip(SPLITS, ("to train on", "for early stopping", "for the final report"), strict=True):
+        _add_setting(group, split, f"files, folders or patterns {purpose}", nargs="+", metavar="PATH")
+    _add_setting(group, "format", "format of the files", "inferred from the file names", choices=FORMATS)
+    _add_text_flags(group, "")
     group.add_argument(
         "--column",
-        type=_column,
+        type=column,
         action="append",
         metavar="NAME=KIND[,OPTION=VALUE…]",
-        help="a column and its kind: string_categorical, integer_categorical, string_hashed, integer_hashed, "
-        "integer_identity, float, float_discretized, with the options of keras_rafm.data.Schema, such as "
-        r"'bin_boundaries=0;1.5;10'; in a value '\,' is a comma, as a separator '\t' is a tab",
+        help=f"a column, its kind and its options; may be repeated. Kinds: {', '.join(COLUMN_OPTIONS)}. Options: those of "
+        r"keras_rafm.data.Schema, such as 'bin_boundaries=0;1.5;10'. In a value, '\,' is a comma; in a separator, '\t' is "
+        "a tab",
     )
-    group.add_argument("--label", metavar="NAME", help="column of labels")
-    group.add_argument(
-        "--positive-label", metavar="VALUE", help="the label that counts as 1; '\"1\"' is text that looks like a number"
+    _add_setting(group, "label", "column of labels", metavar="NAME")
+    _add_setting(
+        group,
+        "positive_label",
+        "the label that counts as 1; write a string that looks like a number as '\"1\"'",
+        metavar="VALUE",
     )
-    group.add_argument("--task", choices=["classification", "regression"], help="default: classification")
-    group.add_argument("--sample-weight", metavar="NAME", help="column of sample weights")
-    group.add_argument("--on-error", choices=["raise", "skip"], help="for malformed rows; default: raise")
+    _add_setting(group, "task", "kind of model", TASKS[0], choices=TASKS)
+    _add_setting(group, "sample_weight", "column of sample weights", metavar="NAME")
+    _add_setting(group, "on_error", "whether malformed rows are an error or are skipped", choices=ON_ERROR)
 
 
-def _add_text(group: Any, more: str = "", names_more: str = "") -> None:
-    group.add_argument("--delimiter", help=rf"between fields of text; '\t' is a tab{more}")
-    group.add_argument("--quote", help=f"around fields of text; '' for none{more}")
+def _add_files_to_score(command: argparse.ArgumentParser, default: str | None, skipping: str = "") -> None:
+    command.add_argument(
+        "--data",
+        required=default is None,
+        nargs="+",
+        type=path,
+        metavar="PATH",
+        help="files, folders or patterns such as 'new/*.csv'" + (f"; default: {default}" if default else ""),
+    )
+    command.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="format of the files; default: that of the training data if the run was given --format or --dataset, "
+        "otherwise inferred from the file names",
+    )
+    _add_text_flags(command, "as in training", "; '' if the first row has them")
+    command.add_argument(
+        "--batch-size", type=at_least(1), default=_BATCH_SIZE, metavar="N", help=f"rows per batch; default: {_BATCH_SIZE}"
+    )
+    command.add_argument(
+        "--on-error",
+        choices=ON_ERROR,
+        default=ON_ERROR[0],
+        help=f"whether malformed rows are an error or are skipped; default: {ON_ERROR[0]}{skipping}",
+    )
+
+
+def _add_text_flags(group: Any, default: str, no_column_names: str = "") -> None:
+    default = f"; default: {default}" if default else ""
+    group.add_argument("--delimiter", help=rf"field delimiter of text files; '\t' is a tab{default}")
+    group.add_argument("--quote", help=f"quote character of text files; '' for none{default}")
     group.add_argument(
         "--column-names",
-        type=_list_of(str),
+        type=list_of(str),
         metavar="A,B,…",
-        help=f"of text files without a header, of all fields in their order{names_more}{more}",
+        help=f"names of all columns, in order, of text files without a header{no_column_names}{default}",
     )
     group.add_argument(
         "--missing-values",
-        type=_list_of(str),
+        type=list_of(str),
         metavar="A,B,…",
-        help=rf"fields of text that stand for no value, as empty ones do, such as 'NaN,\N'{more}",
+        help=rf"fields of text files that stand for a missing value, as empty fields do, such as 'NaN,\N'{default}",
     )
 
 
-def _add_levels(command: argparse.ArgumentParser) -> None:
+def _add_level_flags(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("levels")
-    group.add_argument("--ranks", type=_list_of(int), metavar="D,D,…", help="increasing; default: 4,32")
-    group.add_argument(
-        "--thresholds",
-        type=_list_of(float),
+    _add_setting(group, "ranks", "ranks of the levels, increasing", type=list_of(int), metavar="D,D,…")
+    _add_setting(
+        group,
+        "thresholds",
+        "one threshold fewer than ranks: a feature that occurs more often in training data has the next higher rank",
+        type=list_of(float),
         metavar="T,…",
-        help="one less than ranks: a feature that occurs more often in training gets the next rank; default: 50",
     )
-
-
-def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parsed(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",") if part]
-
-    parsed.__name__ = f"list of {kind.__name__}"
-    return parsed
-
-
-def _column(text: str) -> tuple[str, dict[str, Any]]:
-    name, equals, rest = text.partition("=")
-    kind, *options = (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", rest))
-    column: dict[str, Any] = {"kind": kind}
-    for option in options:
-        key, sign, value = option.partition("=")
-        if not sign:
-            hint = r" (a comma in a value is written '\,')" if not option else ""
-            raise argparse.ArgumentTypeError(f"expected OPTION=VALUE, received {option!r} in {text!r}{hint}")
-        if key in column:
-            raise argparse.ArgumentTypeError(f"expected each option once, received '{key}' twice in {text!r}")
-        column[key] = _boundaries(value) if key == "bin_boundaries" else _value(key, value)
-    if not (name and equals and kind):
-        raise argparse.ArgumentTypeError(f"expected NAME=KIND[,OPTION=VALUE…], received {text!r}")
-    return name, column
-
-
-def _boundaries(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(";")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected bin_boundaries=NUMBER[;NUMBER…], received 'bin_boundaries={text}'"
-        ) from error
-
-
-def _value(key: str, text: str) -> Any:
-    if key in _OF_TEXT:
-        return text.replace("\\t", "\t")
-    words = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

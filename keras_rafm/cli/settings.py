@@ -1,4 +1,4 @@
-"""What a run is told: defaults, then a config file, then flags."""
+"""The settings of a run, from a config file, flags and defaults."""
 
 from __future__ import annotations
 
@@ -10,34 +10,26 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from keras_rafm.checks.optional_packages import imported
+from keras_rafm.cli.choices import FORMATS, ON_ERROR, OPTIMIZERS, SPLITS, TASKS
+from keras_rafm.cli.errors import SettingError, UsageError
 
-FORMATS = ("csv", "tsv", "parquet", "tfrecord", "avro", "libfm")
+_AT_LEAST_1 = (
+    "batch_size",
+    "epochs",
+    "steps_per_execution",
+    "patience",
+    "memory_limit_mb",
+    "checkpoint_steps",
+    "min_count",
+)
 
-
-class UsageError(ValueError):
-    """A command can't be carried out as it was given."""
-
-
-class SettingError(UsageError):
-    """A setting is out of range.
-
-    Attributes:
-        names: Of the setting and of others that it depends on.
-    """
-
-    def __init__(self, name: str, expected: str, received: object, *others: str) -> None:
-        super().__init__(f"{_flag(name)} must be {expected}. Received: {received}")
-        self.names = (name, *others)
-
-
-class DivergedError(ArithmeticError):
-    """Training came to numbers that are not finite."""
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
 
 
 @dataclass(frozen=True)
@@ -45,41 +37,42 @@ class Settings:
     """Everything that a model and its training depend on. Flags and keys of config files have the same names.
 
     Args:
-        dataset: A known dataset by name, in place of files and columns.
-        path: Where a known dataset is, as its authors give it away.
-        cache_dir: Where the files made of a known dataset are kept.
+        dataset: Name of a known dataset, in place of files and columns.
+        path: The known dataset as its authors distribute it: a folder, an archive or a file.
+        cache_dir: Where to keep the files that are made from a known dataset.
         train: Files, folders or patterns to train on.
-        validation: Files to stop early on.
-        test: Files to report on.
-        format: Of the files: csv, tsv, parquet, tfrecord, avro or libfm. By default their names tell.
-        delimiter: Of text files.
-        quote: Of text files; empty for none.
-        column_names: Of text files without a header.
-        missing_values: Fields of text that stand for no value, as empty ones do.
+        validation: Files for early stopping.
+        test: Files for the final report.
+        format: csv, tsv, parquet, tfrecord, avro or libfm. By default inferred from the file names.
+        delimiter: Field delimiter of text files.
+        quote: Quote character of text files; empty for none.
+        column_names: Column names of text files without a header.
+        missing_values: Fields of text files that, like empty fields, stand for a missing value.
         columns: Kind and options of each column: `{"user": "string_categorical", "genres": {"kind": "string_categorical",
             "separator": "|"}}`.
         label: Column of labels.
         task: classification or regression.
-        positive_label: The label that counts as 1: a number, or text, which is in double quotes if it looks like a number.
+        positive_label: The label that counts as 1: a number or a string. A string that looks like a number needs double
+            quotes.
         sample_weight: Column of sample weights.
-        min_count: Of known datasets: how often a value must occur to have a feature of its own.
-        on_error: raise, or skip malformed rows.
-        ranks: D_1 < … < D_m.
-        thresholds: One less than ranks: a feature that occurs more often gets the next rank.
-        dependent_loss_weight: As in `RaFMLayer`; empty for its default.
-        factors_l2: As in `RaFMLayer`.
+        min_count: How often a value of a known dataset must occur to have a feature of its own.
+        on_error: Whether malformed rows raise an error (raise) or are left out (skip).
+        ranks: Ranks `D_1 < … < D_m`.
+        thresholds: One threshold fewer than ranks: a feature that occurs more often has the next higher rank.
+        dependent_loss_weight: See `RaFMLayer`; empty for its default.
+        factors_l2: See `RaFMLayer`.
         optimizer: LazyAdam, SparseAdagrad or SparseFtrl.
-        learning_rate: Of the optimizer.
-        idle_decay: Of the optimizer; empty for its default.
+        learning_rate: Learning rate of the optimizer.
+        idle_decay: See the optimizer; empty for its default.
         batch_size: Rows per step.
-        epochs: At most.
-        patience: Epochs without a better validation loss after which training stops; the best epoch is kept.
-        seed: Of initial weights and of the order of rows.
-        steps_per_execution: Steps that TensorFlow does in one call.
-        checkpoint_steps: Also keep the state within epochs, every so many steps.
-        memory_limit_mb: Training data that take more than that when encoded are read from the files in every epoch.
-        deterministic: The same weights bit by bit in every run.
-        tensorboard: Write logs for TensorBoard into the run.
+        epochs: Maximum number of epochs.
+        patience: Number of epochs without a lower validation loss after which training stops. The best epoch is kept.
+        seed: Seed of the initial weights and of the order of rows.
+        steps_per_execution: Steps that TensorFlow executes in one call.
+        checkpoint_steps: Number of steps between checkpoints within an epoch; empty for none.
+        memory_limit_mb: Encoded data that need more memory than that are read from the files in every epoch.
+        deterministic: Whether every run ends with exactly the same weights.
+        tensorboard: Whether to write logs for TensorBoard.
     """
 
     dataset: str | None = None
@@ -118,99 +111,122 @@ class Settings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        _one_of(self, "format", (None, *FORMATS))
-        _one_of(self, "task", (None, "classification", "regression"))
-        _one_of(self, "on_error", ("raise", "skip"))
-        _one_of(self, "optimizer", ("LazyAdam", "SparseAdagrad", "SparseFtrl"))
-        for name in ("batch_size", "epochs", "steps_per_execution", "patience", "memory_limit_mb"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, "at least 1", getattr(self, name))
+        for name, allowed in (("format", FORMATS), ("task", TASKS), ("on_error", ON_ERROR), ("optimizer", OPTIMIZERS)):
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise SettingError(name, f"one of {', '.join(allowed)}", repr(value))
+        for name in _AT_LEAST_1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingError(name, "at least 1", value)
         if not 0 < self.learning_rate < math.inf:
             raise SettingError("learning_rate", "a finite number above 0", self.learning_rate)
+        for name in ("factors_l2", "dependent_loss_weight", "idle_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise SettingError(name, "a finite number of at least 0", value)
         if not 0 <= self.seed < 2**32:
             raise SettingError("seed", "from 0 to 2**32 - 1", self.seed)
         if not self.ranks or any(a >= b for a, b in zip((0, *self.ranks), self.ranks, strict=False)):
-            raise SettingError("ranks", "positive and increasing, at least one", _shown(self.ranks))
-        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
-            raise SettingError("checkpoint_steps", "at least 1", self.checkpoint_steps)
+            raise SettingError("ranks", "positive and increasing, at least one", _joined(self.ranks))
         check_thresholds("thresholds", self.thresholds, self.ranks)
 
     def as_json(self) -> str:
-        """What `from_json` reads."""
+        """Return the settings in the format of `from_json`."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def with_absolute_paths(self) -> Settings:
-        """The same files, wherever a later process is started."""
+        """Return settings whose paths don't depend on the working directory."""
         return self._with_paths(os.path.abspath)
 
     def with_homes(self) -> Settings:
-        """The same with the home directories that `~` at the start of paths stands for."""
+        """Return settings whose paths have the home directory in place of a leading `~`."""
         return self._with_paths(os.path.expanduser)
 
-    def _with_paths(self, changed: Callable[[str], str]) -> Settings:
+    def _with_paths(self, change: Callable[[str], str]) -> Settings:
         def local(path: str) -> str:
-            return path if "://" in path else changed(path)
+            return path if "://" in path else change(path)
 
-        found: dict[str, Any] = {
+        changes: dict[str, Any] = {
             name: local(getattr(self, name)) for name in ("path", "cache_dir") if getattr(self, name) is not None
         }
-        for name in ("train", "validation", "test"):
-            found[name] = tuple(map(local, getattr(self, name)))
-        return dataclasses.replace(self, **found)
+        for split in SPLITS:
+            changes[split] = tuple(map(local, getattr(self, split)))
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Settings:
-        """The reverse of `as_json`."""
-        try:
-            given = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{where} is damaged: {error}") from error
-        return cls.of(given, where)
+        """Return the settings that `as_json` wrote.
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any], where: str) -> Settings:
-        """Settings of plain values; others have their defaults.
+        Args:
+            text: The result of `as_json`.
+            where: The file, for error messages.
 
         Raises:
-            UsageError: A key is unknown, or a value is of the wrong kind or out of range.
+            UsageError: The text is damaged.
         """
-        values = converted(given, where)
-        if len(values.get("ranks", ())) == 1:
-            values.setdefault("thresholds", ())  # one level needs none
-        return cls(**values)
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{where} is damaged: {error}") from error
+        return cls.of(values, where)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], where: str) -> Settings:
+        """Return settings with the given values, and defaults for all others.
+
+        Args:
+            values: Values by name.
+            where: Where the values come from, for error messages.
+
+        Raises:
+            UsageError: A name is unknown, or a value is of the wrong type or out of range.
+        """
+        converted_values = converted(values, where)
+        if len(converted_values.get("ranks", ())) == 1:
+            converted_values.setdefault("thresholds", ())  # the default is for two levels
+        return cls(**converted_values)
 
 
-def converted(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values of settings, each of its kind, without those that are not given: `None`.
+def converted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of settings, converted to their types. Values of `None` are left out.
+
+    Args:
+        values: Values by name.
+        where: Where the values come from, for error messages.
 
     Raises:
-        UsageError: A key is unknown or a value is of the wrong kind.
+        UsageError: A name is unknown or a value is of the wrong type.
     """
     hints = get_type_hints(Settings)
-    for name in given:
+    for name in values:
         if name not in hints:
-            close = difflib.get_close_matches(name, hints, 1)
-            hint = f"is '{close[0]}' meant?" if close else "`keras-rafm train --help` shows which there are"
-            raise UsageError(f"{where}: there is no setting '{name}'; {hint}")
-    return {name: _converted(name, value, hints[name], where) for name, value in given.items() if value is not None}
+            raise UsageError(f"{where}: unknown setting '{name}'; {_suggestion(name, hints)}")
+    return {name: _converted(name, value, hints[name], where) for name, value in values.items() if value is not None}
 
 
 def check_thresholds(name: str, thresholds: tuple[float, ...], ranks: tuple[int, ...]) -> None:
-    """Raise a `SettingError` for thresholds that a plan with these ranks can't have."""
+    """Raise a `SettingError` unless a plan can have these thresholds and ranks.
+
+    Args:
+        name: The setting of the thresholds, for error messages.
+        thresholds: The thresholds.
+        ranks: The ranks.
+    """
     if len(thresholds) != len(ranks) - 1:
-        received = f"thresholds {_shown(thresholds)} for ranks {_shown(ranks)}"
-        raise SettingError(name, "one less than --ranks", received, "ranks")
+        received = f"thresholds {_joined(thresholds)} for ranks {_joined(ranks)}"
+        raise SettingError(name, "one fewer than --ranks", received, depends_on="ranks")
     if any(not threshold >= 0 for threshold in thresholds) or any(a >= b for a, b in itertools.pairwise(thresholds)):
-        raise SettingError(name, "0 or more and increasing", _shown(thresholds))
+        raise SettingError(name, "non-negative and increasing", _joined(thresholds))
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """The settings of a TOML, YAML or JSON file.
+    """Return the settings in a TOML, YAML or JSON file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ImportError: A YAML file is given and PyYAML is not installed.
-        UsageError: It can't be read, or has another ending.
+        FileNotFoundError: The file does not exist.
+        ImportError: It is a YAML file and PyYAML is not installed.
+        UsageError: The file can't be parsed, does not hold settings by name, or is of another type.
     """
     suffix = Path(path).suffix.lower()
     try:
@@ -226,9 +242,11 @@ def read_config(path: str) -> dict[str, Any]:
             except yaml.YAMLError as error:
                 raise ValueError(str(error)) from error
         else:
-            raise UsageError(f"a config file must end with .toml, .yaml or .json. Received: {path}")
+            raise UsageError(f"the name of a config file must end with .toml, .yaml, .yml or .json. Received: {path}")
     except UsageError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"file not found: {path}") from error
     except ValueError as error:
         raise UsageError(f"{path} can't be read: {error}") from error
     if not isinstance(config, dict):
@@ -238,44 +256,29 @@ def read_config(path: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in config.items()}
 
 
+def _suggestion(name: str, known_names: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(name, known_names, 1)
+    return f"did you mean '{similar[0]}'?" if similar else "`keras-rafm train --help` lists all settings"
+
+
 def _converted(name: str, value: Any, hint: Any, where: str) -> Any:
-    kinds = get_args(hint)
-    if hint is bool:
-        wanted: tuple[Any, ...] = (bool,)
-    elif kinds and kinds[-1] is Ellipsis:
+    """Return a value converted to the type that the hint of its setting asks for."""
+    alternatives = get_args(hint)
+    if alternatives and alternatives[-1] is Ellipsis:
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_converted(name, item, kinds[0], where) for item in items)
-    elif hint == dict[str, Any]:
-        wanted = (dict,)
-    else:
-        wanted = kinds or (hint,)
-    if isinstance(value, bool) != (bool in wanted):
-        raise UsageError(f"{where}: `{name}` must be {_names(wanted)}. Received: {value!r}")
-    if float in wanted and isinstance(value, int | str):
-        with contextlib.suppress(ValueError):  # for YAML 1.1, 4e-3 is text
-            value = float(value)
-    if str in wanted and isinstance(value, int | float) and name == "positive_label":
-        value = str(value)
-    if not isinstance(value, wanted):
-        raise UsageError(f"{where}: `{name}` must be {_names(wanted)}. Received: {value!r}")
-    return value
+        return tuple(_converted(name, item, alternatives[0], where) for item in items)
+    types: tuple[Any, ...] = (dict,) if hint == dict[str, Any] else alternatives or (hint,)
+    if isinstance(value, bool) == (bool in types):  # a boolean is no number, although it is an `int`
+        if float in types and isinstance(value, int | str):
+            with contextlib.suppress(ValueError):  # in YAML 1.1, 4e-3 is a string
+                value = float(value)
+        if name == "positive_label" and isinstance(value, int | float):
+            value = str(value)
+        if isinstance(value, types):
+            return value
+    expected = " or ".join(_TYPE_NAMES[kind] for kind in types if kind in _TYPE_NAMES)
+    raise UsageError(f"{where}: `{name}` must be {expected}. Received: {value!r}")
 
 
-def _names(kinds: tuple[Any, ...]) -> str:
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
-    return " or ".join(words[kind] for kind in kinds if kind in words)
-
-
-def _one_of(settings: Settings, name: str, allowed: tuple[Any, ...]) -> None:
-    value = getattr(settings, name)
-    if value not in allowed:
-        names = ", ".join(str(a) for a in allowed if a is not None)
-        raise SettingError(name, f"one of {names}", repr(value))
-
-
-def _shown(numbers: tuple[float, ...]) -> str:
+def _joined(numbers: tuple[float, ...]) -> str:
     return ",".join(f"{number:g}" for number in numbers) or "none"
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

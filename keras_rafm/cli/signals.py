@@ -12,10 +12,10 @@ _NAMES = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked the command to end: it does what it does at Ctrl-C.
+    """A signal asked the command to end. The command cleans up as after Ctrl-C.
 
     Attributes:
-        number: Of the signal.
+        number: The number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -25,18 +25,18 @@ class Ended(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_raised() -> Iterator[None]:
-    """Have signals that would kill the process raise `Ended`. Those that are ignored, as under nohup, stay so."""
-    kept: list[signal.Signals] = []
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        there = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-        kept = [own for own in there if signal.getsignal(own) is signal.SIG_DFL]
+    """Raise `Ended` for signals that would otherwise kill the process. Ignored signals, as under nohup, stay ignored."""
+    handled: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():  # other threads may not set handlers
+        available = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        handled = [number for number in available if signal.getsignal(number) is signal.SIG_DFL]
     try:
-        for own in kept:
-            signal.signal(own, _raise)
+        for number in handled:
+            signal.signal(number, _raise)
         yield
     finally:
-        for own in kept:
-            signal.signal(own, signal.SIG_DFL)
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,16 @@
+"""The command `train`."""
+
 import json
 import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_TRAIN, NUM_VALIDATION, command, done, rows, state_of
+from cli_runs import COLUMNS, MODEL, NUM_TEST, NUM_TRAIN, NUM_VALIDATION, command, done, refused, rows, state_of
 from pyarrow import csv
 from real_data import CRITEO, FRAPPE, ML_100K, YELP, needs
 
+from keras_rafm.cli.run_directory import RunDirectory
 from keras_rafm.data import Schema, write_tfrecord
 
 pytestmark = pytest.mark.one_tensorflow
@@ -20,28 +23,28 @@ DATASETS = {
 }
 
 
-def test_a_run_says_and_keeps_what_it_reached(trained):
+def test_a_run_prints_and_saves_its_metrics(trained):
     run, result = trained
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert set(report["splits"]) == {"validation", "test"}
-    assert [own["rows"] for own in report["splits"]["test"].values()] == [NUM_TEST] * 2
+    assert [metrics["rows"] for metrics in report["splits"]["test"].values()] == [NUM_TEST] * 2
     assert report["splits"]["validation"]["RaFM"]["rows"] == NUM_VALIDATION
     assert report["splits"]["test"]["RaFM"]["auc"] > 0.6
     state = state_of(run)
     assert (state["epoch"], state["ended"]) == (3, True)
     assert report["epoch"] == state["best_epoch"]
-    for said in (
+    for line in (
         "user    vocabulary",
         "RaFM-low (rank 2)",
         f"test: RaFM: log_loss {report['splits']['test']['RaFM']['log_loss']:.5f}",
     ):
-        assert said in result.out
+        assert line in result.out
     assert "epoch 3/3" in result.err
     assert result.lines() == []
 
 
 @pytest.mark.parametrize("ending", ["parquet", "tfrecord.gz"])
-def test_other_formats_train_to_the_same_model(data, trained, tmp_path, ending):
+def test_other_formats_give_the_same_model(data, trained, tmp_path, ending):
     schema = Schema(
         {
             "user": "string_categorical",
@@ -60,13 +63,13 @@ def test_other_formats_train_to_the_same_model(data, trained, tmp_path, ending):
             write_tfrecord(path, schema.raw_dataset(data / f"{split}.csv"), schema)
         flags += [f"--{split}", path]
     done("train", *flags, *COLUMNS, *MODEL, "--epochs", 3, "--learning-rate", 0.02, "--output", tmp_path / "run")
-    ours, theirs = (json.loads((own / "report.json").read_text())["splits"] for own in (tmp_path / "run", trained[0]))
-    for split in theirs:
-        assert ours[split]["RaFM"] == pytest.approx(theirs[split]["RaFM"], abs=1e-4)
+    splits, expected = (RunDirectory(run).report()["splits"] for run in (tmp_path / "run", trained[0]))
+    for split in expected:
+        assert splits[split]["RaFM"] == pytest.approx(expected[split]["RaFM"], abs=1e-4)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_libfm_text(tmp_path, task):
+def test_libfm_files(tmp_path, task):
     for seed, split in enumerate(("train", "validation")):
         lines = [f"{2 * label - 1} {user[1:]}:1 {20 + item}:0.5" for user, item, _, _, label in rows(200, seed)]
         (tmp_path / f"{split}.libfm").write_text("\n".join(lines) + "\n")
@@ -77,8 +80,8 @@ def test_libfm_text(tmp_path, task):
         "rows",
         *(["rmse"] if task == "regression" else ["log_loss", "auc"]),
     }
-    result = command("train", *files, "--label", "y", "--output", tmp_path / "other")
-    assert (result.code, "libFM text has its own columns" in result.err) == (2, True)
+    result = refused("train", *files, "--label", "y", "--output", tmp_path / "other")
+    assert "libFM files have fixed columns" in result.err
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(folder)) for name, (folder, _) in DATASETS.items()])
@@ -92,13 +95,12 @@ def test_known_datasets_train_in_one_command(tmp_path_factory, tmp_path, name):
     assert state_of(tmp_path / "run")["epoch"] == 1
 
 
-def test_without_validation_the_last_epoch_counts(data, tmp_path):
+def test_without_validation_the_last_epoch_is_the_best(data, tmp_path):
     words = ("--train", data / "train.csv", *COLUMNS, *MODEL, "--epochs", 2, "--patience", 1)
     result = done("train", *words, "--output", tmp_path / "run")
     assert "the model of epoch 2" in result.out
     assert not list((tmp_path / "run").glob("best/*"))
-    result = command("evaluate", tmp_path / "run")
-    assert (result.code, "--data" in result.err) == (2, True)
+    assert "name the files with --data" in refused("evaluate", tmp_path / "run").err
 
 
 def test_tensorboard_writes_events(data, tmp_path):
@@ -116,19 +118,19 @@ def test_skipped_rows_are_counted_once(data, tmp_path):
     bad.write_text("\n".join([*lines[:5], "a,b", "u1,1,a,0.5,yes", *lines[5:]]) + "\n")
     words = ("--train", bad, *COLUMNS, *MODEL, "--epochs", 1, "--on-error", "skip", "--output", tmp_path / "run")
     result = done("train", *words)
-    said = "\n".join(result.lines())
-    assert said.count("skipped rows") == 1
-    assert f"skipped rows: 2 ({bad}: 2)" in said
-    assert f"{bad}, line 6: expected 5 fields" in said
-    assert re.search(rf"{bad}, line 7, column 'clicked': expected .*, received 'yes'", said)
+    err = "\n".join(result.lines())
+    assert err.count("skipped rows") == 1
+    assert f"skipped rows: 2 ({bad}: 2)" in err
+    assert f"{bad}, line 6: expected 5 fields" in err
+    assert re.search(rf"{bad}, line 7, column 'clicked': expected .*, received 'yes'", err)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "name the data: --train with files, or --dataset"),
         (["--train", "x.csv"], "x.csv"),
-        (["--dataset", "frape"], "is 'frappe' meant?"),
+        (["--dataset", "frape"], "did you mean 'frappe'?"),
         (["--dataset", "frappe", "--label", "x"], "leave out --label"),
         (["--dataset", "frappe", "--column", "x=float"], "leave out --column"),
         (["--dataset", "frappe", "--quote", "x"], "leave out --quote"),
@@ -136,40 +138,40 @@ def test_skipped_rows_are_counted_once(data, tmp_path):
         (["--train", "TRAIN", "--column", "user=string_categorical"], "name the column of labels: --label"),
         (["--train", "TRAIN", "--min-count", "3"], "--min-count is for a known dataset"),
         (["--train", "TRAIN", *COLUMNS, "--column", "x=string"], "column 'x': the kind must be one of"),
-        (["--train", "TRAIN", *COLUMNS, "--column", "x=float,b=3"], "column 'x': float has no option 'b'. It has: scaling"),
-        (["--train", "TRAIN", *COLUMNS, "--column", "x=string_hashed"], "string_hashed needs the option 'num_bins'"),
+        (
+            ["--train", "TRAIN", *COLUMNS, "--column", "x=float,b=3"],
+            "column 'x': float has no option 'b'. Its options",
+        ),
+        (["--train", "TRAIN", *COLUMNS, "--column", "x=string_hashed"], "string_hashed requires the option 'num_bins'"),
         (["--train", "TRAIN", *COLUMNS, "--column", "x=float"], "expected a column 'x'"),
         (["--train", "TRAIN", *COLUMNS, "--deterministic"], "start the command in a process of its own"),
     ],
 )
-def test_what_cannot_be_done_ends_with_2_and_leaves_nothing(data, tmp_path, words, said):
+def test_a_refused_command_leaves_nothing(data, tmp_path, words, message):
     words = [data / "train.csv" if word == "TRAIN" else word for word in words]
-    result = command("train", *words, "--output", tmp_path / "run")
-    assert result.code == 2
-    assert said in result.err
-    assert "error of the program" not in result.err
+    assert message in refused("train", *words, "--output", tmp_path / "run").err
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_of_the_program_ends_with_1(data, tmp_path, monkeypatch):
+def test_an_error_of_the_program(data, tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("keras_rafm.cli.commands.source_of", broken)
-    result = command("train", "--train", data / "train.csv", "--output", tmp_path / "run")
+    monkeypatch.setattr("keras_rafm.cli.commands.train.source_of", broken)
+    result = command("train", "--train", data / "train.csv", *COLUMNS, "--output", tmp_path / "run")
     assert (result.code, result.lines()[-1]) == (1, "error: broken")
     assert "--debug" in result.err
     assert "Traceback" in command("train", "--debug", "--train", "x", "--output", tmp_path / "run").err
 
 
-def test_labels_that_are_text_and_look_like_numbers(data, tmp_path):
+def test_labels_that_are_strings_of_digits(data, tmp_path):
     as_text = csv.ConvertOptions(column_types={"clicked": pa.string()})
     pq.write_table(csv.read_csv(data / "train.csv", convert_options=as_text), tmp_path / "train.parquet")
     words = ("train", "--train", tmp_path / "train.parquet", *COLUMNS, *MODEL, "--epochs", 1, "--output", tmp_path / "run")
-    refused = command(*words, "--positive-label", "1")
-    assert (refused.code, "column 'clicked': expected float32, found the type string" in refused.err) == (2, True)
+    result = refused(*words, "--positive-label", "1")
+    assert "column 'clicked': expected float32, found the type string" in result.err
     done(*words, "--positive-label", '"1"')
-    told = done("evaluate", tmp_path / "run", "--data", tmp_path / "train.parquet").out
-    assert f"({NUM_TRAIN} rows)" in told
-    assert "auc nan" not in told
-    assert "auc" in told
+    out = done("evaluate", tmp_path / "run", "--data", tmp_path / "train.parquet").out
+    assert f"({NUM_TRAIN} rows)" in out
+    assert "auc nan" not in out
+    assert "auc" in out

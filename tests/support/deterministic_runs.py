@@ -1,4 +1,7 @@
-"""`python deterministic_runs.py FOLDER`: undisturbed runs, and runs that are killed and go on, all with --deterministic."""
+"""Train runs with --deterministic: some undisturbed, some killed and resumed.
+
+`python deterministic_runs.py FOLDER`
+"""
 
 import contextlib
 import itertools
@@ -12,7 +15,8 @@ from cli_runs import COLUMNS, MODEL, done, write_csv
 
 from keras_rafm.cli import run_directory
 
-# Checkpoints are the first state, then one after every 2nd step and after each epoch: these are within an epoch.
+# The checkpoints that are being written when a run is killed. They are within an epoch: checkpoints are written at the
+# beginning, after every second step and after each epoch.
 MOMENTS = {"memory": (10,), "streaming": (7,)}
 
 
@@ -46,13 +50,15 @@ def killed_at(number, run):
 
 
 def flags(folder, kind):
-    own = ["--train", folder / f"{kind}.csv", *COLUMNS, *MODEL, "--epochs", 3, "--deterministic"]
+    """Return the flags of a run that holds its data in memory, or reads them in every epoch (streaming)."""
+    common = ["--train", folder / f"{kind}.csv", *COLUMNS, *MODEL, "--epochs", 3, "--deterministic"]
     if kind == "memory":
-        return [*own, "--validation", folder / "validation.csv", "--checkpoint-steps", 2, "--patience", 3]
-    return [*own, "--batch-size", 4096, "--memory-limit-mb", 1, "--checkpoint-steps", 2]
+        return [*common, "--validation", folder / "validation.csv", "--checkpoint-steps", 2, "--patience", 3]
+    return [*common, "--batch-size", 4096, "--memory-limit-mb", 1, "--checkpoint-steps", 2]
 
 
 def run_all(folder):
+    """Train all runs. The name of a run is its kind, with the moment at which it was killed."""
     write_csv(folder / "memory.csv", 600, 0)
     write_csv(folder / "validation.csv", 150, 1)
     write_csv(folder / "streaming.csv", 25_000, 2)

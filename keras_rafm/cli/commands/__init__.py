@@ -1,0 +1,1 @@
+"""The commands of `keras-rafm`. These modules import TensorFlow."""
