@@ -178,9 +178,9 @@ def test_names_of_datasets_optimizers_signatures_and_tasks():
 
 
 def test_formats_and_suffixes():
-    assert tuple(source._FORMATS) == choices.FORMATS
+    assert tuple(source.FORMATS_BY_NAME) == choices.FORMATS
     for suffix, name in choices.FORMAT_OF_SUFFIX.items():
-        assert by_name.format_of(f"a{suffix}") == source._FORMATS[name]
+        assert by_name.format_of(f"a{suffix}") == source.FORMATS_BY_NAME[name]
     with pytest.raises(ValueError, match=", ".join(choices.FORMAT_OF_SUFFIX)):
         by_name.format_of("a.xyz")
 
