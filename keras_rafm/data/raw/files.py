@@ -10,11 +10,10 @@ from typing import Any, Final
 import tensorflow as tf
 
 from keras_rafm.data.raw.tensorflow_io import tensorflow_io
+from keras_rafm.files.paths import find_files
 
 PathLike = str | os.PathLike[str]
 
-_WILDCARDS: Final = "*?["
-_HIDDEN: Final = (".", "_")
 #: The schemes that tensorflow-io registers.
 _SCHEMES_OF_TENSORFLOW_IO: Final = frozenset({"s3", "az", "http", "https", "hdfs", "viewfs", "har", "oss", "gs"})
 
@@ -42,7 +41,7 @@ def files_of(path_or_paths: PathLike | Sequence[PathLike]) -> list[str]:
     for path in [os.fspath(path) for path in paths]:
         register_file_system(path)
         try:
-            files += _files(path if is_remote(path) else os.path.expanduser(path))
+            files += find_files(path if is_remote(path) else os.path.expanduser(path), tf.io.gfile)
         except tf.errors.OpError as error:
             raise OSError(f"{path}: {error.message}") from error
     return files
@@ -133,37 +132,3 @@ class _RemoteFile(io.RawIOBase):
         if isinstance(error, tf.errors.NotFoundError):
             return FileNotFoundError(f"file not found: {self._path}")
         return OSError(f"{self._path}: {error.message}")
-
-
-def _files(path: str) -> list[str]:
-    file_system = tf.io.gfile
-    if file_system.isdir(path):
-        return _files_in_folder(path)
-    if file_system.exists(path):
-        return [path]
-    if not any(wildcard in path for wildcard in _WILDCARDS):
-        raise FileNotFoundError(f"file not found: {path}")
-    matches = sorted(file_system.glob(path))
-    if os.path.basename(path).startswith(("*", "?")):
-        matches = [match for match in matches if not os.path.basename(match).startswith(_HIDDEN)]
-    files = [match for match in matches if not file_system.isdir(match)]
-    if not files:
-        raise FileNotFoundError(f"no file matches the pattern {path}")
-    return files
-
-
-def _files_in_folder(path: str) -> list[str]:
-    file_system = tf.io.gfile
-    names = (name.rstrip("/") for name in file_system.listdir(path) if not name.startswith(_HIDDEN))
-    entries = [os.path.join(path, name) for name in names]
-    folders = [entry for entry in entries if file_system.isdir(entry)]
-    files = sorted(set(entries) - set(folders))
-    non_empty_folders = [folder for folder in folders if file_system.listdir(folder)]
-    if non_empty_folders:  # An error, since their files would be ignored silently.
-        pattern = os.path.join(path, "*", "*")
-        raise ValueError(
-            f"{path} contains the folder {non_empty_folders[0]}: specify its files by a pattern such as {pattern}"
-        )
-    if not files:
-        raise ValueError(f"the folder {path} contains no files")
-    return files
