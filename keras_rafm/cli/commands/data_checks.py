@@ -7,7 +7,7 @@ import sys
 import tensorflow as tf
 
 from keras_rafm.cli.commands.fit import new_layer, new_optimizer
-from keras_rafm.cli.commands.reading import Encoded, explained
+from keras_rafm.cli.commands.reading import Encoded, with_explained_errors
 from keras_rafm.cli.commands.source import Source
 from keras_rafm.cli.settings import Settings
 from keras_rafm.data import Schema
@@ -33,7 +33,7 @@ def check_first_rows(source: Source, settings: Settings) -> None:
     on_error = None if settings.on_error == "raise" else _ignore
     for files in source.files.values():
         blocks = source.schema.raw_dataset(files[0], file_format=source.file_format, on_error=on_error)
-        next(explained(blocks, source.schema, files[:1], source.file_format, on_error), None)
+        next(with_explained_errors(blocks, source.schema, files[:1], source.file_format, on_error), None)
 
 
 def _ignore(error: MalformedRowError) -> None:

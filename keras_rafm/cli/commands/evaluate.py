@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_rafm.cli.commands.measuring import measure, print_metrics
 from keras_rafm.cli.commands.progress import counted
-from keras_rafm.cli.commands.reading import explained, skipped_rows
+from keras_rafm.cli.commands.reading import skipped_rows, with_explained_errors
 from keras_rafm.cli.commands.run import Run
 from keras_rafm.cli.commands.source import format_of_run, source_of
 from keras_rafm.cli.output import output
@@ -23,8 +23,8 @@ def evaluate(parsed: argparse.Namespace) -> None:
     file_format = format_of_run(run, parsed, files)
     with skipped_rows(parsed.on_error) as on_error:
         batches = schema.dataset(files, parsed.batch_size, file_format=file_format, on_error=on_error)
-        explained_batches = explained(batches, schema, files, file_format, on_error)
-        rows = counted(explained_batches, "evaluating", lambda batch: int(batch[1].shape[0]))
+        checked_batches = with_explained_errors(batches, schema, files, file_format, on_error)
+        rows = counted(checked_batches, "evaluating", lambda batch: int(batch[1].shape[0]))
         print_metrics(split, measure(model, schema.task, rows))
 
 
@@ -38,8 +38,8 @@ def predict(parsed: argparse.Namespace) -> None:
     with skipped_rows(parsed.on_error) as on_error, output(parsed.output, files) as file:
         batches = schema.dataset(files, parsed.batch_size, training=False, file_format=file_format, on_error=on_error)
         file.write("score,probability\n" if is_classifier else "prediction\n")
-        explained_batches = explained(batches, schema, files, file_format, on_error, training=False)
-        for inputs in counted(explained_batches, "predicting", lambda inputs: int(inputs["ids"].shape[0])):
+        checked_batches = with_explained_errors(batches, schema, files, file_format, on_error, training=False)
+        for inputs in counted(checked_batches, "predicting", lambda inputs: int(inputs["ids"].shape[0])):
             scores = model.predict_on_batch(inputs)[:, 0]
             if is_classifier:
                 probabilities = tf.sigmoid(scores).numpy()

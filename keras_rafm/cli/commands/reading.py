@@ -128,8 +128,8 @@ def encode(
     batches = schema.dataset(files, _ROWS_READ_AT_ONCE, file_format=file_format, on_error=on_error)
     parts: list[Any] = []
     size, label_sum, num_rows = 0, 0.0, 0
-    explained_batches = explained(batches, schema, files, file_format, on_error)
-    for batch in counted(explained_batches, description, lambda batch: int(batch[1].shape[0]), expected_rows):
+    checked_batches = with_explained_errors(batches, schema, files, file_format, on_error)
+    for batch in counted(checked_batches, description, lambda batch: int(batch[1].shape[0]), expected_rows):
         parts.append(tf.nest.map_structure(lambda tensor: tensor.numpy(), batch))
         size += sum(array.nbytes for array in tf.nest.flatten(parts[-1]))
         label_sum += float(parts[-1][1].sum(dtype=np.float64))
@@ -142,7 +142,7 @@ def encode(
     return encoded(on_cpu(arrays), num_rows, num_rows, label_sum / num_rows)
 
 
-def explained(
+def with_explained_errors(
     batches: Iterable[Any],
     schema: Schema,
     files: Sequence[str],

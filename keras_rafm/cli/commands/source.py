@@ -25,7 +25,7 @@ from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import files_of
 from keras_rafm.data.reading.file_batches import one_format
 
-_FORMATS: Mapping[str, FileFormat] = {
+FORMATS_BY_NAME: Mapping[str, FileFormat] = {
     "csv": CSVFormat(),
     "tsv": CSVFormat(delimiter="\t"),
     "parquet": ParquetFormat(),
@@ -110,7 +110,7 @@ def named_format(name: str | None, files: list[str]) -> FileFormat:
     Raises:
         ValueError: The format can't be inferred, or differs between files.
     """
-    return one_format(files, None) if name is None else _FORMATS[name]
+    return one_format(files, None) if name is None else FORMATS_BY_NAME[name]
 
 
 def with_text_options(file_format: FileFormat, options: Mapping[str, Any]) -> FileFormat:
@@ -137,7 +137,7 @@ def with_text_options(file_format: FileFormat, options: Mapping[str, Any]) -> Fi
 
 
 def _name_of(file_format: FileFormat) -> str:
-    names = (name for name, known in _FORMATS.items() if type(known) is type(file_format))
+    names = (name for name, known in FORMATS_BY_NAME.items() if type(known) is type(file_format))
     return next(names, type(file_format).__name__)
 
 
