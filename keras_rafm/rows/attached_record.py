@@ -37,7 +37,7 @@ class AttachedRecord:
         distinct_row_ids: On a graph: the names of its tensors that hold row numbers without repetition. Code that looks up
             rows writes it. Code that merges sparse gradients reads it. See `rows.sparse_gradients`.
         batch_size: On a dataset: the number of samples in each batch except the last. The readers in `data` write it.
-            `RaFMModel.fit` reads it. See `data.reading.array_batches`.
+            `RaFMModel.fit` reads it. See `data.samples.array_batches`.
         endless: On a dataset: a function that returns an endless dataset, given the number of epochs that will be read. The
             readers in `data` write it. `RaFMModel.fit` reads it.
     """
