@@ -24,6 +24,7 @@ def load(tmp_path):
     return load
 
 
+@pytest.fixture
 def write(tmp_path):
     """A function that writes text or bytes to a file and returns its path."""
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_rafm.data import libfm_dataset, read_libfm
-from keras_rafm.data.samples import libfm
+from keras_rafm.data.reading import libfm
 
 pytestmark = pytest.mark.one_tensorflow
 
