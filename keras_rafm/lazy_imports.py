@@ -96,6 +96,7 @@ class _KerasImportHook(importlib.abc.MetaPathFinder):
                 sys.meta_path.remove(self)
             _register_stand_ins()
 
+        # Changes this loader alone, which loads nothing but Keras.
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
