@@ -1,6 +1,8 @@
+import contextlib
 import tempfile
 
 import pytest
+from csv_files import parsed_without_pyarrow
 from table_files import SUFFIXES, TABLE, table_schema, write_table
 
 from keras_rafm.data.known import known_dataset
@@ -40,6 +42,20 @@ def write(tmp_path):
 def scratch(tmp_path_factory):
     """The path of a file that all examples of a property-based test overwrite."""
     return str(tmp_path_factory.mktemp("scratch") / "file.csv")
+
+
+@pytest.fixture
+def without_pyarrow():
+    """The package's own parser reads all CSV."""
+    with parsed_without_pyarrow():
+        yield
+
+
+@pytest.fixture(scope="module", params=["with pyarrow", "without pyarrow"])
+def with_and_without_pyarrow(request):
+    """A test runs twice: CSV is read by pyarrow where it can be, and by the package's own parser alone."""
+    with contextlib.nullcontext() if request.param == "with pyarrow" else parsed_without_pyarrow():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from keras_rafm.data.formats.csv_parser import csv_blocks
 from keras_rafm.data.raw.columns import MISSING_INTEGER, RawColumn
 from keras_rafm.data.raw.errors import MalformedRowError
 
-pytestmark = pytest.mark.one_tensorflow
+pytestmark = [pytest.mark.one_tensorflow, pytest.mark.usefixtures("with_and_without_pyarrow")]
 
 
 many_examples = settings(max_examples=200, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from keras_rafm.data.raw.columns import RawColumn
 
-pytestmark = pytest.mark.one_tensorflow
+pytestmark = [pytest.mark.one_tensorflow, pytest.mark.usefixtures("with_and_without_pyarrow")]
 
 
 many_examples = settings(max_examples=200, deadline=None)

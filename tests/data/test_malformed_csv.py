@@ -13,7 +13,7 @@ from keras_rafm.data.formats.csv_grammar import CSVDialect
 from keras_rafm.data.formats.csv_parser import csv_blocks
 from keras_rafm.data.raw.errors import EmptyFileError, MalformedRowError
 
-pytestmark = pytest.mark.one_tensorflow
+pytestmark = [pytest.mark.one_tensorflow, pytest.mark.usefixtures("with_and_without_pyarrow")]
 
 
 RANGE = "expected an integer from -9223372036854775807 to 9223372036854775807, received"

@@ -5,11 +5,25 @@ import random
 import time
 
 import pytest
-from csv_files import BYTE_ORDER_MARK, TYPED, integer_of, number_of, parsed, save
+from csv_files import (
+    BYTE_ORDER_MARK,
+    TYPED,
+    integer_of,
+    listed,
+    number_of,
+    parsed,
+    parsed_without_pyarrow,
+    save,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_rafm.data.formats import csv_grammar
+from keras_rafm.data.formats.csv_grammar import CSVDialect
+from keras_rafm.data.formats.csv_parser import csv_blocks
+from keras_rafm.data.raw import arrow_text
+from keras_rafm.data.raw.blocks import Strings
+from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.errors import EmptyFileError
 
 pytestmark = pytest.mark.one_tensorflow
@@ -99,20 +113,20 @@ FUZZED = (
 ALPHABET = b'",\n\r"\n,"0129.+-eE _x\x00\xff\xc3\xa4n'
 
 
-def mutated(text, rng):
+def mutated(text, rng, alphabet=ALPHABET):
     text = bytearray(text)
     for _ in range(rng.choice([1, 1, 2, 3, 6])):
         place = rng.randrange(len(text) + 1)
         size = rng.choice([1, 1, 2, 5, 20])
         kind = rng.randrange(6)
         if kind == 0:
-            text[place : place + 1] = bytes([rng.choice(ALPHABET)])
+            text[place : place + 1] = bytes([rng.choice(alphabet)])
         elif kind == 1 and place < len(text):
             text[place] ^= 1 << rng.randrange(8)
         elif kind == 2:
             del text[place : place + size]
         elif kind == 3:
-            text[place:place] = bytes(rng.choices(ALPHABET, k=rng.choice([1, 1, 2, 3])))
+            text[place:place] = bytes(rng.choices(alphabet, k=rng.choice([1, 1, 2, 3])))
         elif kind == 4:
             text[place:place] = text[place : place + size]
         elif rng.random() < 0.2:
@@ -127,6 +141,7 @@ def outcome(path, block_bytes, on_error=None, **options):
         return str(error)
 
 
+@pytest.mark.usefixtures("without_pyarrow")
 def test_mutated_files_are_read_or_refused(scratch):
     rng = random.Random(1)
     slowest, num_read = 0.0, 0
@@ -154,6 +169,73 @@ def test_mutated_files_are_read_or_refused(scratch):
                 assert outcome(scratch, rng.choice([30, 1000]), **options) == str(errors[0])
     assert num_read > 6000
     assert slowest < 5
+
+
+def bits(values):
+    """The strings, or the bytes of the numbers."""
+    return listed(values) if isinstance(values, Strings) else [(values.dtype, number.tobytes()) for number in values]
+
+
+def outcome_in_bits(path, columns, block_bytes, **options):
+    """The rows and the errors, or the error that ends reading, with the rows before it."""
+    rows, errors = [], []
+    try:
+        for num_rows, block in csv_blocks(path, CSVDialect(**options), columns, block_bytes, errors.append):
+            lists = [bits(block[column.name]) for column in columns]
+            assert {len(values) for values in lists} == {num_rows}
+            rows += zip(*lists, strict=True)
+    except ValueError as error:
+        errors.append(error)
+    return rows, list(map(str, errors))
+
+
+# Texts that pyarrow reads, with what it would take for something else when mutated.
+LEGAL = [
+    b's,i,f\nabc,1,2.5\nd,-3,4e2\n"q""q",44,.5\n\xc3\xa4,7,-0.\n',
+    b'f,i,s\n1,2,\n3.25,"-4","a\r\nb"\n1e-3,0,\xef\xbb\xbf\n0,0,x\n',
+    b"f\n1\n\n2.5\n\r\n-0\n",
+]
+ROLES = [
+    TYPED,
+    TYPED[1:],
+    TYPED[2:],
+    (RawColumn("f", "float32", role="sample_weight"), RawColumn("i", "int64", role="label"), TYPED[0]),
+]
+
+
+def test_mutated_files_are_read_as_without_pyarrow(scratch, monkeypatch):
+    rng = random.Random(3)
+    monkeypatch.setattr(arrow_text, "_LONGEST_PAUSE", 0)
+    num_read = 0
+
+    class CountingReader(arrow_text.ArrowReader):
+        def block(self, text):
+            nonlocal num_read
+            read = super().block(text)
+            num_read += read is not None
+            return read
+
+    monkeypatch.setattr(arrow_text, "ArrowReader", CountingReader)
+    for _ in range(4000):
+        text = rng.choice([FUZZED, *LEGAL])
+        names = text[: text.index(b"\n")].decode().split(",")
+        text = text.replace(b"\n", b"\r\n") if rng.random() < 0.2 else text
+        text = mutated(text, rng, ALPHABET + b"\tX\x0b\xef\xbb\xbf") if rng.random() < 0.9 else text
+        delimiter, quote = rng.choice([",", ",", ",", ";", "\t", " ", "1"]), rng.choice(['"', '"', None, "'", "x"])
+        options = {
+            "delimiter": delimiter,
+            "quote": quote,
+            "column_names": rng.choice([None, names]),
+            "missing_values": rng.choice([(), ("z", "7", "z"), ("-3", ",", ".5", "\x00", "é", "1e3", "nan", "inf")]),
+        }
+        text = text.replace(b",", delimiter.encode())
+        save(scratch, text.replace(b'"', b"'") if quote == "'" else text)
+        columns = [column for column in rng.choice(ROLES) if column.name in names]
+        block_bytes = rng.choice([20, 60, 120, 1000])
+        with_pyarrow = outcome_in_bits(scratch, columns, block_bytes, **options)
+        with parsed_without_pyarrow():
+            assert outcome_in_bits(scratch, columns, block_bytes, **options) == with_pyarrow
+    assert num_read > 1000
 
 
 def test_mutated_gzip_files_are_read_or_refused(scratch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 
 import numpy as np
+import pytest
 
+from keras_rafm.data.formats import csv_parser
 from keras_rafm.data.formats.csv_grammar import CSVDialect
 from keras_rafm.data.formats.csv_parser import csv_blocks
 from keras_rafm.data.raw.blocks import Strings
@@ -52,6 +55,14 @@ def parsed_with_errors(path, columns, block_bytes=1 << 16, **options):
     errors = []
     rows = parsed(path, columns, block_bytes, errors.append, **options)
     return rows, [str(error).removeprefix(path) for error in errors]
+
+
+@contextlib.contextmanager
+def parsed_without_pyarrow():
+    """Leave all CSV to the package's own parser, as where pyarrow is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_parser, "arrow_reader", lambda **arguments: None)
+        yield
 
 
 def strings(*names):

@@ -3,6 +3,9 @@ r"""A fast parser of CSV and TSV: blocks of rows to columns, by NumPy over all b
 The parser only finds which rows are malformed; `csv_grammar.CSVRowGrammar` then finds out why. If a block has a misplaced
 quote or a row that is too long, the grammar also finds where its rows begin and end.
 
+If many columns are numbers and pyarrow is installed, `ArrowReader` reads the blocks in which everything is legal and usual.
+The parser reads the others.
+
 Rows end with `\n` or `\r\n`; the last row of a file may lack its end. Lines without any byte are no rows, unless there is
 only one column: then its value is missing. A UTF-8 byte order mark at the start of a file is skipped.
 """
@@ -29,6 +32,7 @@ from keras_rafm.data.formats.csv_fields import (
     with_single_quotes,
 )
 from keras_rafm.data.formats.csv_grammar import CSVDialect, CSVRowGrammar, columns_by_place
+from keras_rafm.data.raw.arrow_text import ArrowReader, arrow_reader
 from keras_rafm.data.raw.blocks import Block, Strings, Values, illegal_rows
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.errors import MalformedRowError, OnError, refuse_empty
@@ -126,6 +130,7 @@ class _Parser:
         self._quote = None if dialect.quote is None else dialect.quote.encode()
         self._missing_values = [value.encode() for value in dialect.missing_values]
         self._grammar = CSVRowGrammar(path, dialect, (), {})
+        self._arrow_reader: ArrowReader | None = None
         if dialect.column_names is not None:
             self._set_names(dialect.column_names)
         self._line = 1
@@ -173,6 +178,13 @@ class _Parser:
     def _set_names(self, names: tuple[str, ...]) -> None:
         columns = columns_by_place(self._path, names, self._columns, self._dialect)
         self._grammar = CSVRowGrammar(self._path, self._dialect, names, columns)
+        self._arrow_reader = arrow_reader(
+            delimiter=self._dialect.delimiter,
+            quote=self._dialect.quote,
+            missing_values=self._dialect.missing_values,
+            num_fields=len(names),
+            columns=columns,
+        )
 
     def _read_header(self, text: bytes, at_end: bool) -> int:
         """Read the names of columns, and return the byte after the header and the blank lines before it.
@@ -204,6 +216,12 @@ class _Parser:
             text = text[header_stop:]
             if not text or not self._grammar.names:
                 return 0, {}, header_stop
+        if self._arrow_reader is not None and len(text) <= csv_grammar.MAX_ROW_BYTES:
+            read = self._arrow_reader.block(text)
+            if read is not None:
+                self._is_empty = False
+                self._line += text.count(b"\n")
+                return *read, header_stop + len(text)
         try:
             fields = self._fields(text, at_end)
             cleaned = _Cleaned(text, places=[0], lines=[self._line], errors=[], stop=fields.stop)
