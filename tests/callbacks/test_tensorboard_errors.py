@@ -104,7 +104,7 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
     layer = make_layer()
     twice = keras.Model(ids, layer(ids) + layer(ids))
     twice.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"`analysis_data` can't be used with .*called 2 times"):
+    with pytest.raises(ValueError, match=r"`analysis_data` can't be used with .*Received: 2 calls"):
         fit(twice, tmp_path, analysis_data=(IDS, LABELS))
     wide, _ = wide_and_deep(kr.RaFMModel)
     wide.compile("sgd", "mse")
