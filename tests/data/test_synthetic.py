@@ -135,7 +135,11 @@ def test_regression_labels_are_the_score_with_noise():
             ValueError,
             "`ranks` must be one or more positive, increasing integers. Received: ranks=(4, 4)",
         ),
-        ({"ranks": (0, 4)}, ValueError, "`ranks` must be at least 1. Received: ranks=0"),
+        (
+            {"ranks": (0, 4)},
+            ValueError,
+            "`ranks` must be one or more positive, increasing integers. Received: ranks=(0, 4)",
+        ),
         ({"exponent": -0.1}, ValueError, "`exponent` must be finite and at least 0. Received: exponent=-0.1"),
         ({"noise_std": np.nan}, ValueError, "`noise_std` must be finite and at least 0. Received: noise_std=nan"),
         ({"bias": np.inf}, ValueError, "`bias` must be finite. Received: bias=inf"),
