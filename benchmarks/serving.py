@@ -118,7 +118,7 @@ def _requests(samples: kr.data.Samples) -> str:
 
 
 def _compiled(python: str, folder: Path) -> tuple[str, Path]:
-    """Compile the C client for the TensorFlow of an interpreter, and return the version of TensorFlow and the program."""
+    """Compile the C client against the TensorFlow of `python`. Return that version and the path of the program."""
     finished = subprocess.run([python, "-c", _LIBRARY], capture_output=True, text=True, check=True)
     version, include, library = finished.stdout.splitlines()[-3:]
     program = folder / f"score-{version}"
@@ -160,7 +160,7 @@ def _print_latencies(latencies: dict[str, dict[int, list[dict[str, float]]]]) ->
 
 
 def _print_profile(model: str, path: Path, requests: str, batch: int) -> None:
-    """Print the microseconds of a request by kind of operation, as a session of the same runtime traces them."""
+    """Print how many microseconds of a request each kind of operation takes, as traced in a TensorFlow session."""
     import tensorflow as tf
 
     tf1 = tf.compat.v1

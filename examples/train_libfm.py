@@ -58,7 +58,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "validation", "test"):
         parser.add_argument(f"--{name}", required=True, help="libFM text, plain or gzip")
-    parser.add_argument("--ranks", type=comma_separated(int), default=(64, 256), help="increasing, such as 64,256")
+    parser.add_argument(
+        "--ranks",
+        type=comma_separated(int),
+        default=(64, 256),
+        help="ranks of the levels in increasing order, separated by commas: 64,256",
+    )
     parser.add_argument(
         "--thresholds",
         type=comma_separated(float),

@@ -19,13 +19,13 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process with its own TensorFlow, which waits between requests. Use it as a context manager.
+    """A separate process with its own TensorFlow. It waits idle between requests. Use it as a context manager.
 
     Args:
         python: An interpreter that can import TensorFlow.
-        task: `name`, `threads` and what the task of this name needs.
-        checkout: A checkout of this project, whose `keras_rafm` the worker imports. `None`: that of this project.
-            The code of the benchmarks is this project's in either case.
+        task: A dictionary with `name`, `threads` and the arguments of the task with this name.
+        checkout: Another checkout of the project, from which the worker imports `keras_rafm`. `None`: it imports it from
+            the current checkout. The benchmark code always comes from the current checkout.
     """
 
     def __init__(self, python: str, task: dict[str, Any], checkout: Path | None = None) -> None:

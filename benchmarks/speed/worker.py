@@ -1,7 +1,7 @@
 """A worker process: `python -m benchmarks.speed.worker`, started by `processes.Worker`.
 
-The first line on its standard input is the task: `name`, `threads`, optionally `checkout`, and what the task of this name
-needs.
+The first line on its standard input is the task: `name`, `threads`, optionally `checkout`, and the arguments of the task
+with this name.
 """
 
 from __future__ import annotations

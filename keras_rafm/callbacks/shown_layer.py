@@ -21,7 +21,7 @@ class ShownLayer:
     """A layer, the prefix of its tags, and the counts and names of its features.
 
     Args:
-        layer: The layer. It is built if it is not yet.
+        layer: The layer. It is built if it has not been built yet.
         prefix: The beginning of its tags.
         counts: Counts, a `RankPlan` made from counts, or `None`.
         names: A sequence with one name per feature, or a function from ids to names. `None`: the names are the ids.

@@ -1,7 +1,7 @@
-"""Write files and directories atomically: at any moment, a reader finds a whole one or none.
+"""Write files and directories atomically: a reader finds either a complete file or directory, or none.
 
 New content is written to a hidden folder beside its target, which is therefore on the same file system, and then renamed.
-So it stays whole when the process is killed. Only the hidden folder may be left behind.
+The target stays complete even if the process is killed; at worst, the hidden folder is left behind.
 """
 
 from __future__ import annotations

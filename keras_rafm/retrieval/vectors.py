@@ -216,7 +216,7 @@ def _vectors(
 
 
 def _slots_of_level(layer: RaFMLayer, k: int, highest: int) -> tuple[int, int]:
-    """`|F_k|` and `|F_{k+1}|`, where levels are `min(k_i, highest)`."""
+    """Return `|F_k|` and `|F_{k+1}|`, with every level capped at `highest`."""
     return layer.level_sizes[k - 1], layer.level_sizes[k] if k < highest else 0
 
 

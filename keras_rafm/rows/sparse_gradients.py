@@ -19,7 +19,7 @@ _PASSING_ON = {"Identity", "Reshape", "ExpandDims", "Squeeze", "Cast", "StopGrad
 
 
 def declare_distinct(rows: tf.Tensor) -> tf.Tensor:
-    """Declare that row numbers do not repeat, and return them. It has an effect only while a graph is made."""
+    """Declare that `rows` has no repeated row numbers, and return `rows`. In eager mode, nothing happens."""
     if not tf.executing_eagerly():
         distinct = record_of(rows.graph).distinct_row_ids
         update_record(rows.graph, distinct_row_ids=distinct | {rows.name})

@@ -1,6 +1,6 @@
-"""What depends on the version or the settings of TensorFlow.
+"""Properties that depend on the version or the settings of TensorFlow.
 
-`python -m benchmarks.kernels` measured how its kernels differ between versions.
+The differences between versions were measured with `python -m benchmarks.kernels`.
 """
 
 from __future__ import annotations

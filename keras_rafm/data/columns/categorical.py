@@ -59,7 +59,7 @@ class _Categorical(Column):
             if not isinstance(self.weight_separator, str) or len(self.weight_separator) != 1:
                 raise ValueError(f"`weight_separator` must be one character. Received: {self.weight_separator!r}")
             if self.weight_separator in "0123456789.+-eE":
-                raise ValueError(f"`weight_separator` must not be part of a number. Received: {self.weight_separator!r}")
+                raise ValueError(f"`weight_separator` must not occur in numbers. Received: {self.weight_separator!r}")
             if self.weight_separator == self.separator:
                 raise ValueError(f"`weight_separator` must differ from `separator`. Received: {self.separator!r} for both")
         if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
@@ -214,7 +214,7 @@ class Hashed(_Categorical):
         return encode
 
     def feature_names(self, learnt: Learnt) -> list[str]:
-        """Return the names of the reserved features, then the numbers of the bins."""
+        """Return the names of the reserved features, followed by `"bin 0"`, `"bin 1"` and so on."""
         return self.reserved_names() + [f"bin {number}" for number in range(self.num_bins)]
 
     def _bins(self, values: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """Functions that declare the columns of a `Schema`.
 
-Their names and the names of their options are those of `keras.utils.FeatureSpace` where it has the same.
+Functions and options that also exist in `keras.utils.FeatureSpace` have the same names as there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class ColumnDeclarations:
             multivalued: Whether a row holds a list of values.
             separator: The text between values, such as `"|"`, if a row holds its values in one string.
             weight_separator: The character between a value and its weight, such as `":"` in `"jazz:0.7|folk:0.3"`. If it
-                occurs several times in a value, the last one counts. It must not be a character that numbers are written
-                with. A value without a weight has the weight 1.
+                occurs several times in a value, the last one counts. It must not be a character that occurs in
+                numbers. A value without a weight has the weight 1.
             weights: The name of a column with the weights of a `multivalued` column: lists of equal lengths.
             combiner: `x_i` of each of a row's values, given their weights `w` (1 without weights): `"sum"`: `w`; `"mean"`:
                 `w / Σ w`; `"sqrtn"`: `w / √(Σ w²)`, as in `tf.nn.embedding_lookup_sparse`. The sums run over all values of

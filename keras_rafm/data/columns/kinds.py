@@ -65,10 +65,10 @@ def column_config(column: Column) -> dict[str, Any]:
 
 
 def column_from_config(config: Mapping[str, Any]) -> Column:
-    """Return the column of a `column_config`.
+    """Recreate a column from the result of `column_config`.
 
     Raises:
-        ValueError: The kind is unknown, or its options are not those of this version.
+        ValueError: The kind is unknown, or this version of keras_rafm expects other options for it.
     """
     options = dict(config)
     kind = _CLASSES.get(options.pop("kind", ""))

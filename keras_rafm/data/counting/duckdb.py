@@ -1,6 +1,6 @@
 """Files of raw columns -> how often each value of each column occurs, counted by DuckDB.
 
-DuckDB needs no more memory than it is allowed to, whatever the size of the files; beyond that it uses the disk. The counts
+DuckDB stays within its memory limit for files of any size; beyond that it uses the disk. The counts
 are exactly those of reading the same files with this package's readers. Where DuckDB would read something else, or cannot
 read the files at all, counting raises a `DuckDBCountError`. The caller then reads the files with the package's own reader,
 which finds the place of an error, or counts what is legal.
@@ -76,7 +76,7 @@ def count_files_with_duckdb(
 
     Args:
         columns: The columns of the schema by their names.
-        files: The names of local files. Text may be plain or gzip, whatever the files' names.
+        files: The names of local files. Text may be plain or compressed with gzip, regardless of the file names.
         file_format: `"parquet"`, or how rows of text are written.
         memory_limit: The most memory that DuckDB may use, such as `"2GB"`, not counting the result. Beyond that it uses
             files in a temporary directory (inside the one that the environment variable TMPDIR names), which is removed at

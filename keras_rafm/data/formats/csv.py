@@ -16,7 +16,7 @@ from keras_rafm.data.raw.errors import OnError
 
 @dataclass(frozen=True)
 class CSVFormat(CSVDialect, PythonFormat):
-    r"""Text with one row per line and a delimiter between fields, plain or gzip whatever the file's name.
+    r"""Text with one row per line and a delimiter between fields, plain or compressed with gzip.
 
     Text is UTF-8. Lines end with `\n` or `\r\n`; blank lines are ignored. An empty field is a missing value. Other marks of
     missing values, such as the `NaN` of pandas or the `\N` of Hive and MySQL, must be listed in `missing_values`.

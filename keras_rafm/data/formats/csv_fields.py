@@ -103,7 +103,7 @@ def scan_quotes(buffer: Bytes, places: Places, kinds: Bytes, quote: int, starts_
 
 
 def fields_in(text: bytes, delimiter: int, quote: int | None, num_fields: int, at_end: bool) -> Fields:
-    """Return where the fields of a text are. Blank lines are no rows, unless there is only one column.
+    """Return the positions of the fields in a text. Blank lines do not count as rows, unless there is only one column.
 
     Args:
         text: Whole lines, each with its end. The first one begins a row.

@@ -22,11 +22,13 @@ _COLUMNS = {"ids": ("int64", True), "values": ("float32", True), "label": ("floa
 
 @dataclass(frozen=True)
 class LibFMFormat(PythonFormat):
-    """Text of libFM and LIBSVM, `label id:value id:value …`, plain or gzip whatever the file's name.
+    """Text of libFM and LIBSVM, `label id:value id:value …`.
 
-    Files have three raw columns: `ids` (lists of integers), `values` (lists of as many numbers) and `label` (a number).
+    The text may be plain or compressed with gzip, regardless of the file name. It has three raw columns: `ids` (lists of
+    integers), `values` (lists of numbers, one per id) and `label` (a number).
 
-    If the task of the `Schema` is classification, the labels of a file are -1 and 1 or 0 and 1, and become 0 and 1.
+    If the `Schema` declares a classification task, each file must use either the labels -1 and 1 or the labels 0 and 1. The
+    label -1 is read as 0.
 
     Args:
         zero_based: Whether ids start at 0 in the files. If false, they start at 1 and are reduced by 1.

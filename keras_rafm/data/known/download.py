@@ -1,4 +1,4 @@
-"""Download of the archives that authors publish."""
+"""Download the archives that the authors of known datasets published."""
 
 from __future__ import annotations
 

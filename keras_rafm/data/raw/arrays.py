@@ -52,7 +52,7 @@ def as_raw_columns(texts: Sequence[tf.Tensor], arrays: Sequence[Sequence[tf.Tens
 
     Args:
         texts: The buffers of strings that `blocks_as_arrays` yielded, as tensors.
-        arrays: The arrays of each column that it yielded, as tensors.
+        arrays: For each column, the arrays that `blocks_as_arrays` yielded, as tensors.
         columns: The columns in the same order.
     """
     raw, num_string_columns = {}, 0

@@ -42,7 +42,7 @@ def read_libfm(
 
     Args:
         path_or_paths: A file, or several files that are read one after the other.
-        task: With `"classification"` the labels of a file are -1 and 1 or 0 and 1, and become 0 and 1. With
+        task: With `"classification"` a file must use either the labels -1 and 1 or 0 and 1; -1 is read as 0. With
             `"regression"` they are any finite numbers.
         zero_based: Whether ids start at 0 in the files. Otherwise they start at 1, and 1 is subtracted.
         num_fields: `F`, the largest number of occurrences that a sample may have. By default it is that of the longest
