@@ -237,7 +237,7 @@ class RankPlan(PlanSizes):
         """Write the plan to a file, which later versions can read.
 
         Args:
-            path: The name of the file. It becomes a NumPy `.npz` archive, also if the name ends differently.
+            path: The name of the file. It becomes a NumPy `.npz` archive, even if the name ends differently.
         """
         arrays: dict[str, npt.NDArray[Any]] = {
             "format": np.array(_FORMAT),

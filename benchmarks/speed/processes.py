@@ -1,4 +1,4 @@
-"""The other side of a worker: starting it, asking it, ending it."""
+"""Start a worker process, send it requests, receive its answers and end it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ A step can't be faster than `step_bytes(…).memory / bandwidth`. Let `row` be t
     optimizer slots (Adagrad 1, Adam 2).
   - `rows · 16` for every table with idle decay: a float64 mark is read and written.
   - 4 bytes per occurrence for its id, and 8 bytes (column and value) for each CSR matrix that has it as an entry. The entry
-    is written once and read by both products. Each range of features that a table holds has a matrix.
+    is written once and read by both products. There is one matrix per range of slots, which all tables of this range share.
 - `cache` is `occurrences · row · 2` for every table: the data that the two sparse products read. For every occurrence, the
   forward product reads a row of the table, and the backward product a row of the gradient of the batch's sums. Both rows
   were touched shortly before.

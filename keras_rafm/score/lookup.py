@@ -148,7 +148,7 @@ class _Tail(NamedTuple):
         """Group distinct slots by level.
 
         Args:
-            slots: Distinct slots in any order; those of at least `num_features` read no table.
+            slots: Distinct slots in any order. Slots `>= num_features` read no table.
             positions: For each occurrence the index of its slot in `slots`.
             head: See `find_reads`.
             level_sizes: See `find_reads`.

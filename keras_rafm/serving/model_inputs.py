@@ -312,7 +312,7 @@ class ModelInputs:
         return features
 
     def from_examples(self, examples: tf.Tensor) -> InputValues:
-        """Return the value of each model input from serialised `tf.train.Example`s: string `[B]`."""
+        """Parse serialised `tf.train.Example`s (string `[B]`) into the value of each model input."""
         parsed = tf.io.parse_example(examples, self.example_features())
         rows = {}
         for group in self._groups:

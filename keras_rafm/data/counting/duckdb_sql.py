@@ -72,7 +72,7 @@ def _paths(files: Sequence[str]) -> str:
 
 
 def value_of(field: str, kind: str, column: Column, is_text: bool) -> str:
-    """Return the value of a row to count, or the values of its list.
+    """Return the SQL expression for the value to count in a row, or for each value of a list.
 
     Args:
         field: The name of the column in the table.
