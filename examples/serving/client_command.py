@@ -1,4 +1,4 @@
-"""Shared parts of `grpc_client.py` and `rest_client.py`: the command line, requests from rows of JSON, and `ServingError`."""
+"""Shared parts of `grpc_client.py` and `rest_client.py`: the command line, requests from rows of JSON, and errors."""
 
 from __future__ import annotations
 
