@@ -77,7 +77,7 @@ class _KerasImportHook(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of Keras that the other finders give, with the registration behind the execution."""
+        """Return the spec of Keras that the other finders give, with a loader that also registers the stand-ins."""
         del path, target
         if fullname != "keras" or self._is_searching:
             return None
@@ -86,19 +86,35 @@ class _KerasImportHook(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(fullname)
         finally:
             self._is_searching = False
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            _register_stand_ins()
-
-        # Changes this loader alone, which loads nothing but Keras.
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader, self)
         return spec
+
+
+class _RegisteringLoader(importlib.abc.Loader):
+    """Executes Keras with the loader that belongs to it, then registers the stand-ins and removes the hook.
+
+    Args:
+        loader: The loader of Keras.
+        hook: The hook to remove from `sys.meta_path`.
+    """
+
+    def __init__(self, loader: importlib.abc.Loader, hook: _KerasImportHook) -> None:
+        self._loader, self._hook = loader, hook
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """Return what the loader of Keras returns."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute Keras, which sees its own loader as without the hook."""
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        if self._hook in sys.meta_path:
+            sys.meta_path.remove(self._hook)
+        _register_stand_ins()
 
 
 class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -14,6 +14,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration() for _ in range(2)]
 )
 
+# Shows the values in failed asserts of tests that two files share. This must come before they are imported.
+pytest.register_assert_rewrite("client_tests")
+
 # Every run uses the same examples, so that failures can be reproduced.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 hypothesis.settings.load_profile("repeatable")

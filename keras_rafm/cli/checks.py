@@ -15,8 +15,6 @@ from typing import Any
 from keras_rafm.cli.choices import (
     COLUMN_OPTIONS,
     DATASETS,
-    FORMAT_OF_SUFFIX,
-    FORMATS,
     REQUIRED_COLUMN_OPTION,
     SIGNATURES,
     SPLITS,
@@ -28,6 +26,7 @@ from keras_rafm.cli.output import check_output
 from keras_rafm.cli.parser import settings_of
 from keras_rafm.cli.run_directory import RunDirectory, find_schema
 from keras_rafm.cli.settings import Settings, check_thresholds
+from keras_rafm.files.format_names import FORMAT_OF_SUFFIX, FORMATS
 from keras_rafm.files.paths import LocalFileSystem, find_files
 
 _MAY_CHANGE_ON_RESUME = ("epochs", "patience")

@@ -1,6 +1,7 @@
 """The names that options accept.
 
-The objects behind these names need TensorFlow, so the names are listed here. Tests compare them with the objects.
+The objects behind these names need TensorFlow, so the names are listed here. Tests compare them with the objects. The names
+of file formats are in `keras_rafm.files.format_names`.
 """
 
 from __future__ import annotations
@@ -31,25 +32,10 @@ DATASETS: Final = (
     "yelp",
 )
 
-FORMATS: Final = ("csv", "tsv", "parquet", "tfrecord", "avro", "libfm")
-
 TEXT_FORMATS: Final = ("csv", "tsv")
 
 #: Options of the text formats.
 TEXT_OPTIONS: Final = ("delimiter", "quote", "column_names", "missing_values")
-
-#: Format by the suffix of a file name, which `.gz` may follow.
-FORMAT_OF_SUFFIX: Final = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".avro": "avro",
-    ".libfm": "libfm",
-    ".libsvm": "libfm",
-    ".svm": "libfm",
-    ".tfrecord": "tfrecord",
-    ".tfrecords": "tfrecord",
-}
 
 _LIST_OPTIONS = ("multivalued", "weights", "combiner")
 _SEPARATORS = ("separator", "weight_separator")

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from keras_rafm.cli.choices import COLUMN_OPTIONS, FORMATS, ON_ERROR, OPTIMIZERS, PRECISIONS, SIGNATURES, SPLITS, TASKS
+from keras_rafm.cli.choices import COLUMN_OPTIONS, ON_ERROR, OPTIMIZERS, PRECISIONS, SIGNATURES, SPLITS, TASKS
 from keras_rafm.cli.errors import SettingError, UsageError
 from keras_rafm.cli.flag_values import at_least, column, list_of, path
 from keras_rafm.cli.settings import Settings, converted, read_config
+from keras_rafm.files.format_names import FORMATS
 
 _EXAMPLES = """examples:
   keras-rafm train --dataset frappe --path data/frappe --ranks 64,256 --thresholds 256 --output runs/frappe

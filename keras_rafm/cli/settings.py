@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from keras_rafm.checks.optional_packages import imported
-from keras_rafm.cli.choices import FORMATS, ON_ERROR, OPTIMIZERS, SPLITS, TASKS
+from keras_rafm.cli.choices import ON_ERROR, OPTIMIZERS, SPLITS, TASKS
 from keras_rafm.cli.errors import SettingError, UsageError
+from keras_rafm.files.format_names import FORMATS
 
 _AT_LEAST_1 = (
     "batch_size",

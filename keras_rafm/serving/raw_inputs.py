@@ -93,5 +93,5 @@ def check_schema(schema: Schema, served: ServedModel) -> None:
         if layer.num_features != schema.num_features:
             raise ValueError(
                 f"the schema must be the one that the model was made for. Received: a schema of {schema.num_features:,} "
-                f"features, and {layer.name} of {layer.num_features:,}"
+                f"features, but layer {layer.name} has {layer.num_features:,}"
             )

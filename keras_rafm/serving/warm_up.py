@@ -1,4 +1,4 @@
-"""Warm-up requests, which TF Serving sends to a version when it loads it, so that the first real request isn't slow.
+"""Warm-up requests, which TF Serving sends to each version on loading, so that the first real request isn't slow.
 
 The first call of a signature optimises its graph and creates its kernels, and the first batch of a size allocates memory.
 """

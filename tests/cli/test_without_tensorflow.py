@@ -14,12 +14,12 @@ from cli_runs import COLUMNS, command, done, write_csv
 import keras_rafm.cli
 from keras_rafm.checks.arguments import Task
 from keras_rafm.cli import choices
-from keras_rafm.cli.commands import source
 from keras_rafm.cli.commands.run import Run
 from keras_rafm.data import Schema
 from keras_rafm.data.columns.declarations import ColumnDeclarations
 from keras_rafm.data.formats import by_name
 from keras_rafm.data.known import entry
+from keras_rafm.files import format_names
 from keras_rafm.lazy_imports import KERAS_CLASSES
 from keras_rafm.serving.export import export
 from keras_rafm.serving.signatures import SIGNATURES
@@ -180,10 +180,10 @@ def test_names_of_datasets_optimizers_signatures_and_tasks():
 
 
 def test_formats_and_suffixes():
-    assert tuple(source.FORMATS_BY_NAME) == choices.FORMATS
-    for suffix, name in choices.FORMAT_OF_SUFFIX.items():
-        assert by_name.format_of(f"a{suffix}") == source.FORMATS_BY_NAME[name]
-    with pytest.raises(ValueError, match=", ".join(choices.FORMAT_OF_SUFFIX)):
+    assert tuple(by_name.FORMATS_BY_NAME) == format_names.FORMATS
+    for suffix, name in format_names.FORMAT_OF_SUFFIX.items():
+        assert by_name.format_of(f"a{suffix}") == by_name.FORMATS_BY_NAME[name]
+    with pytest.raises(ValueError, match=", ".join(format_names.FORMAT_OF_SUFFIX)):
         by_name.format_of("a.xyz")
 
 

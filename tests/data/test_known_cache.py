@@ -90,7 +90,7 @@ class TestCache:
         files = dict(FAKES["movielens-1m"].files)
         files["ratings.dat"] += b"8::1::5::1\n"
         path = write_folder(source, files)
-        with pytest.raises(ValueError, match=r"users\.dat: there is no user '8', which occurs in the ratings"):
+        with pytest.raises(ValueError, match=r"users\.dat: user '8' is missing, but occurs in the ratings"):
             load("movielens-1m", path)
         assert list((tmp_path / "cache").iterdir()) == []
         write_folder(source, FAKES["movielens-1m"].files)
@@ -206,7 +206,7 @@ class TestDownload:
         ],
     )
     def test_datasets_that_are_not_downloaded(self, load, name, parts):
-        with pytest.raises(FileNotFoundError, match=f"^{name} is not downloaded: ") as error:
+        with pytest.raises(FileNotFoundError, match=f"^{name} can't be downloaded automatically: ") as error:
             load(name)
         for part in [*parts, "Licence: ", f"known_dataset('{name}', path='that folder')"]:
             assert part in str(error.value)

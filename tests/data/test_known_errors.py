@@ -112,7 +112,7 @@ class TestErrors:
                 r"ratings\.csv, line 1: expected the header userId,movieId",
             ),
             ("movielens-20m", "ratings.csv", (b"1,1,1.5,", b"1,1,1.5"), r"ratings\.csv, line 2: expected 4 fields"),
-            ("movielens-20m", "movies.csv", (b"\n2,", b"\n22,"), r"movies\.csv: there is no item '2'"),
+            ("movielens-20m", "movies.csv", (b"\n2,", b"\n22,"), r"movies\.csv: item '2' is missing, but occurs"),
             ("yelp", "business_city.dat", (b"2\t20\t", b"1\t20\t"), r"business_city\.dat: business '1' must have one city"),
             (
                 "criteo",

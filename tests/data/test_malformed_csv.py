@@ -7,6 +7,7 @@ import time
 
 import pytest
 from csv_files import AFTER, AROUND, BLOCK_BYTES, BYTE_ORDER_MARK, COUNT, TYPED, parsed, parsed_with_errors, strings
+from damaged_gzip import DAMAGES, damaged_gzip
 
 from keras_rafm.data.formats import csv_grammar
 from keras_rafm.data.formats.csv_grammar import CSVDialect
@@ -289,17 +290,10 @@ def test_malformed_headers(write, text, message, block_bytes):
             parsed(path, strings("a"), block_bytes, on_error)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header only", "checksum", "contents", "trailing"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_gzip(write, damage):
     packed = gzip.compress("".join(f"{i},0.{i * 7919}\n" for i in range(2000)).encode())
-    damaged = {
-        "truncated": packed[: len(packed) // 2],
-        "header only": packed[:5],
-        "checksum": packed[:-8] + bytes(8),
-        "contents": packed[:1000] + bytes(100) + packed[1100:],
-        "trailing": packed + b"something else",
-    }[damage]
-    path = write(damaged)
+    path = write(damaged_gzip(packed, damage))
     for on_error in (None, lambda error: None):
         with pytest.raises(ValueError, match="^" + re.escape(f"{path}: damaged or truncated gzip file (")):
             parsed(path, strings("a"), 1000, on_error, column_names=("a", "b"))

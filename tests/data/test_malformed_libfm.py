@@ -6,6 +6,7 @@ import re
 
 import pytest
 import tensorflow as tf
+from damaged_gzip import DAMAGES, damaged_gzip
 
 from keras_rafm.data import libfm_dataset, read_libfm
 from keras_rafm.data.reading import libfm
@@ -132,17 +133,10 @@ def test_files_without_samples(write, text):
     assert errors_of_both_readers([good, empty]) == message
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header only", "checksum", "contents", "trailing"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_gzip(write, damage):
     packed = gzip.compress("".join(f"1 {i}:0.{i * 7919}\n" for i in range(2000)).encode())
-    damaged = {
-        "truncated": packed[: len(packed) // 2],
-        "header only": packed[:5],
-        "checksum": packed[:-8] + bytes(8),
-        "contents": packed[:1000] + bytes(100) + packed[1100:],
-        "trailing": packed + b"something else",
-    }[damage]
-    path = write(damaged)
+    path = write(damaged_gzip(packed, damage))
     error = errors_of_both_readers(path)
     assert error.startswith(f"{path}: damaged or truncated gzip file (")
 

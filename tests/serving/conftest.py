@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-# Shows the values in failed asserts of the shared tests. It must come before they are imported.
-pytest.register_assert_rewrite("client_tests")
-
-from servers import Connect, ModelDirectories, Server, model_server, write_directories  # noqa: E402
+from servers import Connect, ModelDirectories, Server, model_server, write_directories
 
 
 @pytest.fixture(scope="session")

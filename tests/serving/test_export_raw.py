@@ -236,7 +236,7 @@ def test_schemas_of_other_models(tmp_path: Path) -> None:
     model = rafm_model(matching)
     path = tmp_path / "m"
     assert_refused(
-        model, adapted_schema(a=["x"], b=["x"]), path, ValueError, "Received: a schema of 6 features, and .* of 8"
+        model, adapted_schema(a=["x"], b=["x"]), path, ValueError, "Received: a schema of 6 features, but layer .* has 8"
     )
     wide = adapted_schema(a=["1", "2", "3", "4", "5", "6"])
     assert wide.num_features == matching.num_features

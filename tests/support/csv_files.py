@@ -93,5 +93,5 @@ def integer_of(token):
 
 
 COUNT = "expected 3 fields, as in the first row, received"
-AROUND = "expected a field enclosed in quotes or without any, received"
+AROUND = "expected a field that is enclosed in quotes or contains none, received"
 AFTER = "expected ',' or the line's end after a closing quote, received"

@@ -17,22 +17,14 @@ from keras_rafm.cli.commands.progress import bar
 from keras_rafm.cli.errors import UsageError
 from keras_rafm.cli.run_directory import RunDirectory
 from keras_rafm.cli.settings import Settings
-from keras_rafm.data import AvroFormat, CSVFormat, LibFMFormat, ParquetFormat, Schema, TFRecordFormat, known_dataset
+from keras_rafm.data import CSVFormat, LibFMFormat, Schema, known_dataset
 from keras_rafm.data.formats.base import FileFormat
+from keras_rafm.data.formats.by_name import FORMATS_BY_NAME
 from keras_rafm.data.known.entry import recipe_of
 from keras_rafm.data.raw.blocks import ListValues
 from keras_rafm.data.raw.columns import RawColumn
 from keras_rafm.data.raw.files import files_of
 from keras_rafm.data.reading.file_batches import one_format
-
-FORMATS_BY_NAME: Mapping[str, FileFormat] = {
-    "csv": CSVFormat(),
-    "tsv": CSVFormat(delimiter="\t"),
-    "parquet": ParquetFormat(),
-    "tfrecord": TFRecordFormat(),
-    "avro": AvroFormat(),
-    "libfm": LibFMFormat(),
-}
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class _LineCounter:
         try:
             scan = scan_quotes(buffer, places.astype(np.int32), kinds, quote, starts_inside=self._is_inside)
         except BrokenRowsError:
-            raise DuckDBCountError(f"{self._path}: expected fields enclosed in quotes or without any") from None
+            raise DuckDBCountError(f"{self._path}: expected fields that are enclosed in quotes or contain none") from None
         is_newline = kinds == NEWLINE
         is_row_end = is_newline & scan.is_outside
         num_row_ends = int(np.count_nonzero(is_row_end))

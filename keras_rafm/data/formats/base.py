@@ -44,12 +44,12 @@ class FileFormat(abc.ABC):
         return self  # In most formats, each file describes itself.
 
     def explain(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> None:
-        """Raise the error of a malformed file, where reading it in a graph gives a less precise error.
+        """Raise a precise error if the file is malformed, for formats that give a less precise one when read in a graph.
 
         Args:
             path: The name of the file.
             columns: The columns to read, such as `schema.raw_columns(training=True)`.
-            on_error: Set if malformed rows are skipped. It receives the error of an empty file, and only a damaged file
+            on_error: Given if malformed rows are skipped. It then receives the error of an empty file; only a damaged file
                 raises an error.
 
         Raises:
@@ -69,12 +69,16 @@ class PythonFormat(FileFormat):
 
     @abc.abstractmethod
     def blocks(self, path: str, columns: Sequence[RawColumn], on_error: OnError | None) -> Iterator[tuple[int, Block]]:
-        """Yield the rows of a file in blocks, each with its number of rows.
+        """Yield the rows of a file in blocks.
 
         Args:
             path: The name of the file.
             columns: The columns to read.
-            on_error: See `FileFormat.opener`.
+            on_error: Receives the error of each row with a value that its column may not have, and of an empty file; these
+                are then skipped. With `None`, the first error is raised.
+
+        Yields:
+            The number of rows in a block, at least one, and the value of each column in each of them.
         """
 
     def opener(self, columns: Sequence[RawColumn], on_error: OnError | None) -> Opener:

@@ -1,7 +1,8 @@
-"""The file format that belongs to the end of a file's name."""
+"""File formats by name, and the format that belongs to the end of a file's name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 
 from keras_rafm.data.formats.avro import AvroFormat
@@ -10,6 +11,16 @@ from keras_rafm.data.formats.csv import CSVFormat
 from keras_rafm.data.formats.libfm import LibFMFormat
 from keras_rafm.data.formats.parquet import ParquetFormat
 from keras_rafm.data.formats.tfrecord import TFRecordFormat
+from keras_rafm.files.format_names import FORMAT_OF_SUFFIX
+
+FORMATS_BY_NAME: Mapping[str, FileFormat] = {
+    "csv": CSVFormat(),
+    "tsv": CSVFormat(delimiter="\t"),
+    "parquet": ParquetFormat(),
+    "tfrecord": TFRecordFormat(),
+    "avro": AvroFormat(),
+    "libfm": LibFMFormat(),
+}
 
 
 def format_of(path: str) -> FileFormat:
@@ -19,21 +30,10 @@ def format_of(path: str) -> FileFormat:
         ValueError: No format belongs to it.
     """
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes if suffix.lower() != ".gz"]
-    known: dict[str, FileFormat] = {
-        ".csv": CSVFormat(),
-        ".tsv": CSVFormat(delimiter="\t"),
-        ".parquet": ParquetFormat(),
-        ".avro": AvroFormat(),
-        ".libfm": LibFMFormat(),
-        ".libsvm": LibFMFormat(),
-        ".svm": LibFMFormat(),
-        ".tfrecord": TFRecordFormat(),
-        ".tfrecords": TFRecordFormat(),
-    }
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix not in known:
+    name = FORMAT_OF_SUFFIX.get(suffixes[-1] if suffixes else "")
+    if name is None:
         raise ValueError(
-            f"{path}: cannot infer the file format from the name; expected one that ends with {', '.join(known)}, or a "
-            "format in `file_format` (--format)"
+            f"{path}: cannot infer the file format from the name; expected one that ends with "
+            f"{', '.join(FORMAT_OF_SUFFIX)}, or a format in `file_format` (--format)"
         )
-    return known[suffix]
+    return FORMATS_BY_NAME[name]

@@ -158,7 +158,7 @@ class CSVRowGrammar:
                     return Row(fields, line_end + 1)
                 end = _find(text, delimiter, position, line_end)
                 if next_quote < end:
-                    expected = f"a field enclosed in {self._quotes} or without any"
+                    expected = f"a field that is enclosed in {self._quotes} or contains none"
                     raise self.error_of_field(line, len(fields), expected, text[position:end].removesuffix(b"\r"))
                 # The line has a quote after this field, so this is not its last field.
                 fields.append(text[position:end])

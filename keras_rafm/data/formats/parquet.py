@@ -47,16 +47,7 @@ class ParquetFormat(PythonFormat):
 
 
 def parquet_blocks(path: str, columns: Sequence[RawColumn], on_error: OnError | None = None) -> Iterator[tuple[int, Block]]:
-    """Yield the rows of a file, block by block.
-
-    Args:
-        path: The name of the file.
-        columns: The columns to read.
-        on_error: Receives the error of each row with a value that its column may not have, and of an empty file; these are
-            then skipped. With `None`, the first error is raised.
-
-    Yields:
-        The number of rows, at least one, and the value of each column in each of them.
+    """Yield the rows of a file, block by block. See `PythonFormat.blocks`.
 
     Raises:
         FileNotFoundError: The file does not exist.

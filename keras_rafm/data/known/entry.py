@@ -153,7 +153,7 @@ def _contents(recipe: Recipe, root: Path, path: Path | None, seed: int) -> Conte
         download = recipe.source
         source_key, find = download.md5, lambda: find_sources(downloaded(recipe, download, root), recipe.layout)
     else:
-        raise FileNotFoundError(f"{recipe.name} is not downloaded: {recipe.source}. {recipe.how_to_get}")
+        raise FileNotFoundError(f"{recipe.name} can't be downloaded automatically: {recipe.source}. {recipe.how_to_get}")
 
     def write(folder: Path) -> SplitWriter:
         files = find()

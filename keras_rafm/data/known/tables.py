@@ -41,4 +41,4 @@ class Table(dict[str, str]):
                 raise ValueError(f"{source.name}: {what} {key!r} must occur in one row only. Received: several rows")
 
     def __missing__(self, key: str) -> str:
-        raise ValueError(f"{self._source.name}: there is no {self._what} {key!r}, which occurs in the ratings")
+        raise ValueError(f"{self._source.name}: {self._what} {key!r} is missing, but occurs in the ratings")

@@ -91,9 +91,9 @@ def libfm_dataset(
         num_fields: `F`, the largest number of occurrences that a sample may have. By default `F` differs from batch to
             batch: it is the number of occurrences of the batch's longest sample, at least 1.
         num_features: See `read_libfm`.
-        num_samples: The number of samples in all files together, if known. It gives the dataset its cardinality, without
-            which Keras warns at the end of an epoch that it ran out of data. If it implies a wrong number of batches, the
-            iteration ends with a `tf.errors.FailedPreconditionError`.
+        num_samples: The number of samples in all files together, if known. It sets the cardinality of the dataset. If that
+            is unknown, Keras warns at the end of an epoch that the input ran out of data. If `num_samples` implies a wrong
+            number of batches, the iteration ends with a `tf.errors.FailedPreconditionError`.
         drop_remainder: Leave out a last batch of fewer than `batch_size` samples.
         block_bytes: The number of bytes of (uncompressed) text to parse at once.
 
