@@ -65,8 +65,8 @@ class XLearn:
     def get_ready(self, seconds: float) -> None:
         """Choose the number of copies of the samples in an epoch, and the number of epochs in a repetition.
 
-        xLearn's clock shows hundredths of a second. If an epoch takes less than half a second, the training file is rewritten
-        to hold all samples several times. The first run also writes a binary copy of the file.
+        xLearn's clock shows hundredths of a second. If an epoch takes less than half a second, the training file is
+        rewritten to hold all samples several times. The first run also writes a binary copy of the file.
         """
         epoch_seconds = self.run(2)[-1].seconds
         if epoch_seconds < _LEAST_EPOCH_SECONDS:
