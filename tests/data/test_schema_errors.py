@@ -68,7 +68,7 @@ def test_before_adapt(use, tmp_path):
         ("string_categorical", {"weight_separator": ":"}, ValueError, "`weight_separator` needs `separator`"),
         ("string_categorical", {"separator": "|", "weight_separator": "::"}, ValueError, "must be one character"),
         ("string_categorical", {"separator": "|", "weight_separator": "|"}, ValueError, "must differ from `separator`"),
-        ("string_categorical", {"separator": "|", "weight_separator": "."}, ValueError, "must not be part of a number"),
+        ("string_categorical", {"separator": "|", "weight_separator": "."}, ValueError, "must not occur in numbers"),
         ("string_categorical", {"weights": "w"}, ValueError, "it needs `multivalued=True` and no `separator`"),
         ("string_categorical", {"multivalued": True, "weights": 3}, TypeError, "`weights` must be the name of a column"),
         ("string_hashed", {"num_bins": 0}, ValueError, "`num_bins` must be at least 1"),
